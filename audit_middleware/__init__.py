@@ -1,0 +1,26 @@
+"""audit-ready: an audit trail that is sealed in the process, on disk before the answer leaves, and provable."""
+
+from __future__ import annotations
+
+from audit_middleware._version import __version__
+from audit_middleware.capture.asgi import AuditMiddleware
+from audit_middleware.capture.exchange import CurrentAudit, current_audit
+from audit_middleware.config import Settings
+from audit_middleware.errors import AuditError, ConfigurationError, JournalError
+from audit_middleware.pipeline import Pipeline
+from audit_middleware.record import AuditRecord, Principal, Resource
+
+__all__ = [
+    "AuditError",
+    "AuditMiddleware",
+    "AuditRecord",
+    "ConfigurationError",
+    "CurrentAudit",
+    "JournalError",
+    "Pipeline",
+    "Principal",
+    "Resource",
+    "Settings",
+    "__version__",
+    "current_audit",
+]

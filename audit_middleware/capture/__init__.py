@@ -1,0 +1,1 @@
+"""Capture: protocol adapters that translate, and the exchange they all fill."""

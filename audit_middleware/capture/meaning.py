@@ -1,0 +1,173 @@
+"""What a request means: principal, action, resource and outcome, from what was said and what was seen. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, get_args
+
+from audit_middleware.plain import Plainer
+from audit_middleware.record import UNKNOWN, AuthMethod, Outcome, Principal, PrincipalType, Resource
+
+NO_ROUTE: Final = "none"
+"""The route of a request that no route matched: known, and no defect."""
+MAX_ID: Final = 256
+_PARAMETER: Final = re.compile(r"[{<](?:[^{}<>:]*:)?([A-Za-z_][A-Za-z0-9_]*)(?::[^{}<>]*)?[}>]")
+_SCHEMES: Final[dict[bytes, AuthMethod]] = {b"bearer": "bearer", b"basic": "basic", b"api-key": "api_key"}
+_OUTCOMES: Final = frozenset(get_args(Outcome))
+_TYPES: Final = frozenset(get_args(PrincipalType))
+_METHODS: Final = frozenset(get_args(AuthMethod))
+ANONYMOUS: Final = Principal("anonymous", "anonymous", "none")
+NOT_KNOWN: Final = Principal(UNKNOWN, "unknown", "unknown")
+
+
+def outcome_from_status(status: int | None) -> Outcome:
+    """401 and 403 are denials; no status at all means that the application failed before it answered."""
+    if status in {401, 403}:
+        return "denied"
+    return "success" if status is not None and status < 400 else "failure"  # noqa: PLR2004 - HTTP status classes
+
+
+def said_outcome(said: object, notes: Plainer) -> Outcome | None:
+    """Return the outcome the application gave; one that is none is a defect."""
+    if said is None:
+        return None
+    if isinstance(said, str) and said in _OUTCOMES:
+        return said  # type: ignore[return-value] # narrowed by membership
+    notes.defects.append("outcome")
+    return None
+
+
+def action_of(said: object, method: str, route: str, notes: Plainer) -> str:
+    """Return the action the application named, else ``METHOD /route/{template}``."""
+    if said is not None:
+        return notes.text(said, "action")[:MAX_ID]
+    return f"{method[:32]} {route}"
+
+
+def said_resource(said: object, notes: Plainer) -> Resource | None:
+    """Read a `Resource`, ``(type, id)`` or ``"type:id"``; anything else is a defect."""
+    if said is None:
+        return None
+    if isinstance(said, Resource):
+        pair: tuple[object, object] = (said.type, said.id)
+    elif isinstance(said, str) and ":" in said:
+        kind, _, key = said.partition(":")
+        pair = (kind, key)
+    elif isinstance(said, tuple) and len(said) == 2:  # noqa: PLR2004 - a pair
+        pair = said
+    else:
+        notes.defects.append("resource")
+        return None
+    return Resource(notes.text(pair[0], "resource.type"), notes.text(pair[1], "resource.id"))
+
+
+def resource_of(route: str | None, params: Mapping[str, Any] | None, path: str, notes: Plainer) -> Resource:
+    """Name a resource by its route: ``/orders/{id}`` with id 7 is ``orders`` 7, ``/orders`` is ``orders`` ``*``."""
+    if route is None:
+        return Resource("path", path)
+    kind, names = _template(route)
+    if not names:
+        return Resource(kind, "*")
+    params = params or {}
+    values = [notes.text(params.get(name, UNKNOWN), f"resource.{name}") for name in names]
+    return Resource(kind, "/".join(values)[:MAX_ID])
+
+
+@lru_cache(maxsize=4096)
+def _template(route: str) -> tuple[str, tuple[str, ...]]:
+    """The static segments of a route, and the names of its parameters."""
+    names = tuple(_PARAMETER.findall(route))
+    static = [part for part in route.split("/") if part and not _PARAMETER.search(part)]
+    return "/".join(static) or "root", names
+
+
+def auth_method(authorization: bytes | None) -> AuthMethod:
+    """Say how a principal was proven, from the scheme of the credentials that came along."""
+    if not authorization:
+        return "unknown"
+    scheme = authorization[:16].split(b" ", 1)[0].lower()
+    return _SCHEMES.get(scheme, "header")
+
+
+def principal_of(said: object, authorization: bytes | None, notes: Plainer, *, is_refused: bool) -> Principal:
+    """Return who acted.
+
+    ``said`` is a `Principal`, a name, a mapping, or a framework's user object. With nobody named the request is
+    anonymous, unless credentials were presented and not refused: then somebody is known to the application and not
+    to the record, which is a defect.
+    """
+    if said is None:
+        if authorization is None or is_refused:
+            return ANONYMOUS
+        notes.defects.append("principal")
+        return Principal(UNKNOWN, "unknown", auth_method(authorization))
+    try:
+        return _principal(said, authorization, notes)
+    except Exception:  # noqa: BLE001 - properties of an application's user object may raise anything
+        notes.defects.append("principal")
+        return NOT_KNOWN
+
+
+def _principal(said: object, authorization: bytes | None, notes: Plainer) -> Principal:
+    if type(said) is str:
+        return Principal(notes.text(said, "principal.id")[:MAX_ID], "user", auth_method(authorization))
+    if isinstance(said, Principal):
+        return _checked({name: getattr(said, name) for name in Principal.__struct_fields__}, authorization, notes)
+    if isinstance(said, Mapping):
+        return _checked(said, authorization, notes)
+    if getattr(said, "is_authenticated", True) is False:
+        return ANONYMOUS
+    seen = _UserObject.read(said)
+    return _checked(seen._asdict(), authorization, notes)
+
+
+class _UserObject(NamedTuple):
+    id: object
+    name: object
+
+    @classmethod
+    def read(cls, user: object) -> _UserObject:
+        """Starlette's users have identity and display_name, Django's get_username() and pk."""
+        for attribute in ("identity", "username", "pk", "id", "sub", "display_name", "name"):
+            try:
+                value = getattr(user, attribute, None)
+            except NotImplementedError:
+                continue
+            if value is not None and not callable(value):
+                name = getattr(user, "display_name", None)
+                return cls(value, name if isinstance(name, str) and name else None)
+        return cls(str(user), None)
+
+
+def _checked(fields: Mapping[str, Any], authorization: bytes | None, notes: Plainer) -> Principal:
+    """Build a principal of correct types from whatever was given."""
+    kind, auth = fields.get("type", "user"), fields.get("auth")
+    if kind not in _TYPES:
+        kind = _defect(notes, "principal.type")
+    if auth is None:
+        auth = auth_method(authorization)
+    elif auth not in _METHODS:
+        auth = _defect(notes, "principal.auth")
+    optional = {
+        name: notes.text(fields[name], f"principal.{name}")[:MAX_ID]
+        for name in ("tenant", "name", "on_behalf_of")
+        if fields.get(name) is not None
+    }
+    privileged = fields.get("privileged")
+    identity = fields.get("id")
+    if identity is None:
+        identity = _defect(notes, "principal.id")
+    return Principal(
+        notes.text(identity, "principal.id")[:MAX_ID],
+        kind,
+        auth,
+        privileged=bool(privileged) if privileged is not None else None,
+        **optional,
+    )
+
+
+def _defect(notes: Plainer, where: str) -> Any:  # noqa: ANN401 - stands for a member of any of our string types
+    notes.defects.append(where)
+    return UNKNOWN

@@ -1,0 +1,56 @@
+"""OTel ids of the request at hand: the current span's, else the caller's ``traceparent``.
+
+No span is started here: FastAPI and the instrumentations open theirs around us, a second one would double it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Final, NamedTuple
+
+# W3C Trace Context, section 3.2.2; version ff is forbidden, all-zero ids are invalid
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
+)
+
+
+class TraceIds(NamedTuple):
+    """Ids in lower-case hex: 32 digits for the trace, 16 for a span; None where there is none."""
+
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+
+
+NO_TRACE: Final = TraceIds()
+
+
+def trace_ids(traceparent: bytes | None) -> TraceIds:
+    """Return the ids of the current span and of the caller.
+
+    A ``traceparent`` that is not valid is ignored: it is the client's text, and would lie in any record.
+    """
+    caller = parse_traceparent(traceparent) if traceparent else NO_TRACE
+    if "opentelemetry.trace" not in sys.modules:
+        return caller  # nobody can have opened a span
+    return _current_span(caller)
+
+
+def parse_traceparent(header: bytes) -> TraceIds:
+    """Read a ``traceparent`` header: the caller's span is our parent."""
+    match = _TRACEPARENT.fullmatch(header)
+    if match is None or (header[:2] == b"00" and match[3]):
+        return NO_TRACE
+    return TraceIds(match[1].decode(), None, match[2].decode())
+
+
+def _current_span(caller: TraceIds) -> TraceIds:
+    from opentelemetry.trace import get_current_span
+
+    context = get_current_span().get_span_context()
+    if not context.is_valid:
+        return caller
+    trace_id = f"{context.trace_id:032x}"
+    parent = caller.parent_span_id if caller.trace_id == trace_id else None
+    return TraceIds(trace_id, f"{context.span_id:016x}", parent)

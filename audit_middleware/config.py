@@ -1,0 +1,236 @@
+"""Settings, declared once: this table feeds the dataclass, the environment, the CLI and the docs test.
+
+Order of precedence: keyword arguments, then the framework's own settings, then ``AUDIT_*`` environment variables,
+then the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from audit_middleware.errors import ConfigurationError
+from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
+
+Durability = Literal["journal", "fsync", "collector", "memory"]
+OnFailure = Literal["deny", "allow", "auto"]
+Attempts = Literal["unsafe", "all", "none"]
+Shipper = Literal["thread", "external"]
+Gzip = Literal["auto", "on", "off"]
+
+_SIZE: Final = re.compile(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_TOKEN: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class Problem(NamedTuple):
+    """A misconfiguration: a stable number, what is wrong, what to do."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a size such as 512M or 1GiB")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("expected a number of seconds above 0")
+    return value
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    for part in _list(text):
+        ipaddress.ip_network(part)
+    return _list(text)
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _header(text: str) -> str:
+    if text and not _TOKEN.fullmatch(text):
+        raise ValueError("expected the name of a header")
+    return text
+
+
+def _setting(default: Any, help_: str, parse: Callable[[str], Any] = str) -> Any:  # noqa: ANN401 - a field of any type
+    return field(default=default, metadata={"help": help_, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an application process needs to know; `load` reads it, `problems` checks it."""
+
+    service: str | None = _setting(None, "Name of the service (default: the app's title, else its folder).")
+    env: str = _setting("unknown", "Environment the service runs in, such as production.")
+    version: str = _setting("unknown", "Version of the service.")
+    instance: str | None = _setting(None, "Name of this instance (default: host name).")
+    keys: str | None = _setting(
+        None, "Application keys kid:base64url, comma-separated, oldest first; the last one seals."
+    )
+    key_file: Path | None = _setting(None, "File with the same, mode 0600.", Path)
+    spool_dir: Path = _setting(Path("audit-spool"), "Folder of the journals, mode 0700.", Path)
+    collector_url: tuple[str, ...] = _setting(
+        (),
+        "Where the shipper delivers, comma-separated: kept to one until it fails; unset: records stay in the spool.",
+        _list,
+    )
+    token: str | None = _setting(None, "Ingest token of this service at the collector.")
+    log_keys: tuple[str, ...] = _setting(
+        (), "Verifier keys (vkey) of the collector's logs, comma-separated; unset: pinned on first use.", _list
+    )
+    durability: Durability = _setting(
+        "journal", "What a response waits for: journal, fsync, collector or memory.", _choice(*get_args(Durability))
+    )
+    on_failure: OnFailure = _setting(
+        "auto",
+        "When the journal cannot take a record: deny, allow, or auto (deny unsafe methods, allow safe ones).",
+        _choice(*get_args(OnFailure)),
+    )
+    attempts: Attempts = _setting(
+        "unsafe",
+        "Which requests get an attempt record before they run: unsafe, all or none.",
+        _choice(*get_args(Attempts)),
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "CIDRs of proxies whose X-Forwarded-For and Forwarded are believed; none by default.", _networks
+    )
+    request_id_header: str = _setting(
+        "X-Request-ID", "Response header that carries the request id; empty: none.", _header
+    )
+    query_parameters: tuple[str, ...] = _setting(
+        (), "Names of query parameters that may be recorded, comma-separated; none by default.", _list
+    )
+    wait_timeout: float = _setting(
+        5.0, "Seconds a response waits in the modes fsync and collector before on_failure decides.", _seconds
+    )
+    spool_max: int = _setting(1 << 30, "Bytes the spool may take on this host, such as 1GiB.", _size)
+    spool_min_free: int = _setting(256 << 20, "Bytes that stay free on the spool's file system.", _size)
+    shipper: Shipper = _setting(
+        "thread",
+        "thread ships from this process; external leaves it to `audit-ready ship`.",
+        _choice(*get_args(Shipper)),
+    )
+    gzip: Gzip = _setting("auto", "Compress batches: on, off, or auto (not to loopback).", _choice(*get_args(Gzip)))
+    ca_file: Path | None = _setting(None, "PEM file of the CA that signed the collector's certificate.", Path)
+
+    def keyring(self) -> Keyring:
+        """Return the configured keys, else the development key; raise `ConfigurationError` for bad ones."""
+        if self.keys is not None:
+            return parse_keys(self.keys)
+        if self.key_file is not None:
+            return read_key_file(self.key_file)
+        return development_keyring()
+
+    def digest_source(self) -> dict[str, Any]:
+        """Return what decides how and what is recorded, for the policy digest in the ``open`` record."""
+        names = ("durability", "on_failure", "attempts", "trusted_proxies", "request_id_header", "query_parameters")
+        return {name: getattr(self, name) for name in names}
+
+
+SECRETS: Final = frozenset({"keys", "token"})
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"AUDIT_{name.upper()}"
+
+
+def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:  # noqa: ANN401 - settings of any type
+    """Return the effective settings; raise `ConfigurationError` naming every one that is wrong."""
+    environ = os.environ if environ is None else environ
+    known = {each.name: each for each in dataclasses.fields(Settings)}
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ConfigurationError(f"audit.E001: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+    values = {name: value for name, value in arguments.items() if value is not None}
+    wrong = []
+    for name, each in known.items():
+        source, text = _given(name, values, environ)
+        if text is None:
+            continue
+        try:
+            values[name] = each.metadata["parse"](text)
+        except ValueError as error:
+            shown = "" if name in SECRETS else f" {text!r}"
+            wrong.append(f"audit.E002: {source}{shown}: {error}")
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
+    return Settings(**values)
+
+
+def _given(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Where a setting's text comes from; None when it was given as a value or not at all."""
+    if name in values:
+        value = values[name]
+        if isinstance(value, list | tuple | set | frozenset):
+            return name, ",".join(str(item) for item in value)
+        return name, str(value) if isinstance(value, str | int | float | os.PathLike) else None
+    return variable(name), environ.get(variable(name)) or None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return ``AUDIT_*`` variables that no setting of the application, collector or tests has."""
+    known = {variable(each.name) for each in dataclasses.fields(Settings)} | {"AUDIT_TOKENS", "AUDIT_LOG_NAME"}
+    return sorted(name for name in environ if name.startswith("AUDIT_") and name not in known)
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """Yield what contradicts itself or will not work; ``E`` stops at start-up, ``W`` is announced."""
+    if settings.keys is not None and settings.key_file is not None:
+        yield Problem("audit.E003", "both AUDIT_KEYS and AUDIT_KEY_FILE are set", "keep one of them")
+    yield from _key_problems(settings)
+    if settings.durability == "collector" and not settings.collector_url:
+        yield Problem("audit.E005", "durability is collector, but no collector is named", "set AUDIT_COLLECTOR_URL")
+    if settings.durability == "collector" and settings.shipper == "external":
+        yield Problem("audit.E006", "durability is collector, but shipping is external", "set AUDIT_SHIPPER=thread")
+    for url in settings.collector_url:
+        if not url.startswith(("http://", "https://")):
+            yield Problem("audit.E007", f"collector {url!r} is no http(s) URL", "write http://HOST:PORT")
+    if settings.durability == "memory":
+        yield Problem(
+            "audit.W002", "durability is memory: records die with the process", "use it on read-only hosts only"
+        )
+
+
+def _key_problems(settings: Settings) -> Iterator[Problem]:
+    try:
+        keyring = settings.keyring()
+    except ConfigurationError as error:
+        yield Problem("audit.E004", str(error), "make one with `audit-ready keys new`")
+        return
+    if keyring.is_development:
+        hint = "make one with `audit-ready keys new` and set AUDIT_KEYS"
+        yield Problem("audit.W001", "sealing with the development key: these records are no evidence", hint)
+
+
+def check(settings: Settings) -> list[Problem]:
+    """Return the warnings; raise `ConfigurationError` with every error."""
+    found = list(problems(settings))
+    errors = [problem for problem in found if ".E" in problem.id]
+    if errors:
+        raise ConfigurationError("; ".join(f"{p.id}: {p.message}: {p.hint}" for p in errors))
+    return found

@@ -1,0 +1,140 @@
+"""Wires the stations of the way together: one pipeline per policy and process, started by its first record.
+
+Importing or constructing starts nothing and opens nothing: web servers fork after that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from typing import Final
+
+from audit_middleware import config
+from audit_middleware.capture.exchange import Exchange
+from audit_middleware.config import Settings
+from audit_middleware.errors import JournalError
+from audit_middleware.journal.files import REAL_FILES, Files
+from audit_middleware.journal.recorder import Recorder
+from audit_middleware.journal.watermark import Watermark
+from audit_middleware.record import UNKNOWN, AuditRecord, Principal, Resource, Source, Trace
+from audit_middleware.shipping.keeper import Keeper
+
+LOGGER: Final = logging.getLogger("audit_middleware")
+
+
+class Pipeline:
+    """Recorder and keeper of one process under one policy, and the policy itself."""
+
+    def __init__(self, settings: Settings, service: str, *, files: Files = REAL_FILES) -> None:
+        self.settings = settings
+        self.service = settings.service or service
+        self.problem_count = 0
+        """Requests whose record could not be built as it should have been; a minimal one was written instead."""
+        self.recorder = Recorder(settings, settings.keyring(), service=self.service, files=files)
+        self._keeper = Keeper(settings, self.recorder)
+        self._announced = False
+        self.recorder.on_begin = self._start
+
+    def admit(self, exchange: Exchange) -> bool:
+        """Append the ``attempt`` record where policy wants one; say whether the application may run."""
+        try:
+            if self.settings.attempts == "all" or (exchange.is_unsafe and self.settings.attempts == "unsafe"):
+                exchange.attempt = self.recorder.append(b"attempt", exchange.attempted())
+            elif self._denies(exchange):
+                self.recorder.ensure_ready()
+        except JournalError:
+            return not self._denies(exchange)
+        except Exception as error:  # noqa: BLE001 - containment, see _contain
+            self._contain("an attempt record", error)
+        return True
+
+    def complete(self, exchange: Exchange) -> int | None:
+        """Append the ``request`` record and return its seq; None when policy wants the answer withheld.
+
+        A record given up under policy ``allow`` is -1: counted and explained by the journal.
+        """
+        try:
+            return self.recorder.append(b"request", self._record(exchange))
+        except JournalError:
+            return None if self._denies(exchange) else -1
+        except Exception as error:  # noqa: BLE001 - containment, see _contain
+            self._contain("a request record", error)
+            return -1
+
+    async def released(self, watermark: Watermark, seq: int, exchange: Exchange) -> bool:
+        """Wait until ``seq`` is synced or acknowledged; say whether the answer may be completed."""
+        self._keeper.wake()
+        if await watermark.wait_async(seq, self.settings.wait_timeout):
+            return True
+        LOGGER.error("audit: record %d was not %s in time", seq, self.settings.durability)
+        return not self._denies(exchange)
+
+    def event(self, record: AuditRecord) -> int:
+        """Append an ``event`` record; raise `JournalError` when the journal cannot take it."""
+        return self.recorder.append(b"event", record)
+
+    def close(self) -> None:
+        """Stop the keeper, seal the ``close`` record, try once more to deliver: two seconds at most. Never raises."""
+        self._keeper.stop()
+
+    def _denies(self, exchange: Exchange) -> bool:
+        policy = self.settings.on_failure
+        return policy == "deny" or (policy == "auto" and exchange.is_unsafe)
+
+    def _record(self, exchange: Exchange) -> AuditRecord:
+        """An exchange that cannot be closed still becomes a record: a minimal one, with its defect named."""
+        try:
+            return exchange.close(time.perf_counter_ns())
+        except Exception as error:  # noqa: BLE001 - containment, see _contain
+            self._contain("a record in full", error)
+            return AuditRecord(
+                service=self.service,
+                principal=Principal(UNKNOWN, "unknown", "unknown"),
+                source=Source(*exchange.source),
+                action=UNKNOWN,
+                outcome="unknown",
+                resource=Resource(UNKNOWN, UNKNOWN),
+                trace=Trace(exchange.request_id),
+                attempt=exchange.attempt,
+                defects=["record", "principal", "action", "outcome", "resource"],
+            )
+
+    def _contain(self, what: str, error: Exception) -> None:
+        """The one place where an error of our own ends: the host application is served, the error is counted."""
+        self.problem_count += 1
+        LOGGER.error("audit: could not build %s", what, exc_info=error)
+
+    def _start(self) -> None:
+        """The first record of this process was written: announce, and start the keeper."""
+        if not self._announced:
+            self._announced = True
+            for problem in config.problems(self.settings):
+                LOGGER.warning("%s: %s (%s)", *problem)
+            atexit.register(self.close)
+        self._keeper.start()
+
+
+_shared: dict[tuple[Settings, str], Pipeline] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_pipeline(settings: Settings, service: str) -> Pipeline:
+    """Return this process's pipeline for a policy: every middleware with the same settings writes one stream."""
+    with _shared_lock:
+        key = (settings, service)
+        pipeline = _shared.get(key)
+        if pipeline is None:
+            pipeline = _shared[key] = Pipeline(settings, service)
+        return pipeline
+
+
+def _new_lock() -> None:
+    """A lock that another thread held when the process forked would stay held in the child for ever."""
+    global _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)

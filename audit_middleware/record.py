@@ -1,0 +1,229 @@
+"""The audit record and the other payloads of a sealed line (wire format, sections 3 and 4).
+
+What is not known is the string ``"unknown"`` and is named in ``defects``; a required member is never absent.
+Structs are frozen: whoever holds a record cannot change what was observed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+UNKNOWN: Final = "unknown"
+MAX_INTEGER: Final = 2**53 - 1  # wire format, section 1: what every JSON reader holds exactly
+MAX_LINE: Final = 32 * 1024  # wire format, section 1: bytes of one line, LF not counted
+
+Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+StreamId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{21}[AQgw]\Z")]
+LeafHash = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")]
+
+PrincipalType = Literal["user", "service", "anonymous", "system", "unknown"]
+AuthMethod = Literal["session", "bearer", "mtls", "basic", "api_key", "header", "none", "unknown"]
+Verdict = Literal["peer", "forwarded", "unknown"]
+Outcome = Literal["success", "denied", "failure", "unknown"]
+Ended = Literal["complete", "disconnected", "exception"]
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Base of what ``rec`` can hold; optional members are left out while they have their default."""
+
+
+class Principal(Payload, frozen=True):
+    """Who acted, and how that was proven."""
+
+    id: str
+    type: PrincipalType
+    auth: AuthMethod
+    tenant: str | None = None
+    name: str | None = None
+    privileged: bool | None = None
+    on_behalf_of: str | None = None
+
+
+class Source(Payload, frozen=True):
+    """Where the request came from; ``verdict`` says how far ``ip`` can be believed."""
+
+    ip: str
+    verdict: Verdict
+    peer: str
+    port: Count | None = None
+    user_agent: str | None = None
+
+
+class Resource(Payload, frozen=True):
+    """What was acted upon."""
+
+    type: str
+    id: str
+
+
+class Http(Payload, frozen=True):
+    """The HTTP side of an exchange; durations are microseconds, sizes bytes of bodies."""
+
+    method: str
+    route: str
+    path: str
+    status: Count | None = None
+    duration_us: Count | None = None
+    request_bytes: Count | None = None
+    response_bytes: Count | None = None
+    ended: Ended | None = None
+    protocol: Literal["websocket"] | None = None
+    close_code: Count | None = None
+
+
+class Trace(Payload, frozen=True):
+    """Ids that join this record with logs, traces and the client's own id."""
+
+    request_id: str
+    client_request_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+
+
+class Truncation(Payload, frozen=True):
+    """A value that was cut: where it stood, the SHA-256 (hex) and size of the UTF-8 original."""
+
+    field: str
+    sha256: str
+    bytes: Count
+
+
+class AuditRecord(Payload, frozen=True):
+    """``rec`` of ``attempt``, ``request``, ``event``, ``task`` and ``call`` (wire format, section 4)."""
+
+    service: str
+    principal: Principal
+    source: Source
+    action: str
+    outcome: Outcome
+    resource: Resource
+    trace: Trace
+    http: Http | None = None
+    attempt: Count | None = None
+    defects: list[str] | None = None
+    truncated: list[Truncation] | None = None
+    details: dict[str, Any] | None = None
+    reason: str | None = None
+
+
+class StreamHead(Payload, frozen=True):
+    """The newest line known of a stream; ``seq`` and ``leaf`` are absent when none is known."""
+
+    stream: StreamId
+    seq: Count | None = None
+    leaf: LeafHash | None = None
+    closed: bool = False
+
+
+class Opened(Payload, frozen=True):
+    """``rec`` of ``open``: the first line of a stream says whose it is (wire format, section 2)."""
+
+    service: str
+    version: str
+    instance: str
+    env: str
+    host: str
+    boot_id: str
+    pid: Count
+    started: str
+    library: str
+    policy: str
+    durability: str
+    previous: StreamHead | None = None
+
+
+class Counters(Payload, frozen=True):
+    """``rec`` of ``beat`` and ``close``: what this process has seen, so that silence can be told from quiet."""
+
+    service: str
+    monotonic_us: Count
+    seen: Count
+    recorded: Count
+    dropped: Count
+    spool_bytes: Count
+    checkpoint: Count | None = None
+
+
+class Dropped(Payload, frozen=True):
+    """``rec`` of ``drop``: records given up by a stated policy, first and last ``seq`` inclusive."""
+
+    service: str
+    first: Count
+    last: Count
+    count: Count
+    reason: str
+
+
+class Delivery(Payload, frozen=True):
+    """One stream's part of a delivery that the collector accepted."""
+
+    stream: StreamId
+    first: Count
+    last: Count
+    count: Count
+
+
+class Ingested(Payload, frozen=True):
+    """``rec`` of ``ingest``: who delivered what to this collector, and when it was received."""
+
+    service: str
+    deliverer: str
+    received: str
+    deliveries: list[Delivery]
+
+
+class GapFound(Payload, frozen=True):
+    """``rec`` of ``gap``: lines ``first`` to ``last`` of a stream are missing, or have arrived late."""
+
+    service: str
+    stream: StreamId
+    first: Count
+    last: Count
+    state: Literal["open", "filled"]
+
+
+class ConflictFound(Payload, frozen=True):
+    """``rec`` of ``conflict``: two different lines carry one (stream, seq)."""
+
+    service: str
+    stream: StreamId
+    seq: Count
+    kept: LeafHash
+    other: LeafHash
+
+
+class Quarantined(Payload, frozen=True):
+    """``rec`` of ``quarantine``: a line was kept aside; ``leaf`` is the hash of its bytes."""
+
+    service: str
+    leaf: LeafHash
+    reason: str
+    deliverer: str
+    state: Literal["kept", "admitted"] = "kept"
+    stream: str | None = None
+    seq: Count | None = None
+
+
+APPLICATION_TYPES: Final = frozenset({"attempt", "request", "event", "task", "call"})
+PAYLOADS: Final[dict[str, type[Payload]]] = {
+    **dict.fromkeys(sorted(APPLICATION_TYPES), AuditRecord),
+    "open": Opened,
+    "beat": Counters,
+    "close": Counters,
+    "drop": Dropped,
+    "ingest": Ingested,
+    "gap": GapFound,
+    "conflict": ConflictFound,
+    "quarantine": Quarantined,
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of every payload, by name under ``$defs``."""
+    types = list(dict.fromkeys(PAYLOADS.values()))
+    _, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": definitions}

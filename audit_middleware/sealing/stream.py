@@ -1,0 +1,98 @@
+"""Follow one stream: which line comes next, what is missing, what came late (wire format, section 2).
+
+A pure state machine over lines whose seals were checked. It keeps a few numbers, not lines; whoever asks for
+a line seen before compares the leaf hashes itself, from the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from audit_middleware.sealing.seal import FIRST_PREV, Frame
+
+
+class Step(Enum):
+    """What a line is to the stream that is followed."""
+
+    NEXT = "next"
+    GIVEN_UP = "given_up"
+    GAP = "gap"
+    LATE = "late"
+    SEEN = "seen"
+    BROKEN = "broken"
+
+
+@dataclass(slots=True)
+class Gap:
+    """Lines ``first`` to ``last`` are missing between the line ``after`` which they stand and the one ``before``.
+
+    ``after`` is the leaf hash of the line in front of the gap, ``before`` the ``prev`` of the line behind it.
+    """
+
+    first: int
+    last: int
+    after: bytes
+    before: bytes
+
+
+@dataclass(slots=True)
+class StreamFollower:
+    """Follows one stream, line by line.
+
+    The rules, in the order they are checked:
+
+    * a ``seq`` below ``next`` that lies in a gap came late: `Step.LATE`, it shrinks the gap; one that stands at the
+      edge of the gap and does not link to the line there: `Step.BROKEN`
+    * another ``seq`` below ``next`` was seen before: `Step.SEEN`; equal bytes are a duplicate, others a conflict
+    * ``seq == next`` that links to the newest line: `Step.NEXT`; that does not link: `Step.BROKEN`, a forged or
+      forked chain
+    * a ``seq`` above ``next`` that links to the newest line: `Step.GIVEN_UP`, a hole the source left by policy
+    * a ``seq`` above ``next`` that does not link: `Step.GAP`, lines are late, lost or removed
+    """
+
+    stream: str
+    next: int = 0
+    head: bytes = FIRST_PREV
+    gaps: list[Gap] = field(default_factory=list)
+
+    def judge(self, frame: Frame, leaf: bytes) -> Step:
+        """Say what the line is, without moving; ``leaf`` is its leaf hash in base64url."""
+        if frame.seq < self.next:
+            return self._judge_late(frame, leaf)
+        if frame.prev == self.head:
+            return Step.NEXT if frame.seq == self.next else Step.GIVEN_UP
+        return Step.GAP if frame.seq > self.next else Step.BROKEN
+
+    def follow(self, frame: Frame, leaf: bytes) -> Step:
+        """Judge the line and move behind it; `Step.SEEN` and `Step.BROKEN` do not move."""
+        step = self.judge(frame, leaf)
+        if step is Step.LATE:
+            self._fill(frame, leaf)
+        elif step not in (Step.SEEN, Step.BROKEN):
+            if step is Step.GAP:
+                self.gaps.append(Gap(self.next, frame.seq - 1, after=self.head, before=frame.prev))
+            self.next, self.head = frame.seq + 1, leaf
+        return step
+
+    def _judge_late(self, frame: Frame, leaf: bytes) -> Step:
+        gap = self._gap_at(frame.seq)
+        if gap is None:
+            return Step.SEEN
+        links_back = frame.seq != gap.first or frame.prev == gap.after
+        is_linked_to = frame.seq != gap.last or leaf == gap.before
+        return Step.LATE if links_back and is_linked_to else Step.BROKEN
+
+    def _gap_at(self, seq: int) -> Gap | None:
+        return next((gap for gap in self.gaps if gap.first <= seq <= gap.last), None)
+
+    def _fill(self, frame: Frame, leaf: bytes) -> None:
+        """Take one line out of its gap; a side whose ends link to each other was given up at the source."""
+        gap = self._gap_at(frame.seq)
+        assert gap is not None
+        sides = (
+            Gap(gap.first, frame.seq - 1, after=gap.after, before=frame.prev),
+            Gap(frame.seq + 1, gap.last, after=leaf, before=gap.before),
+        )
+        at = self.gaps.index(gap)
+        self.gaps[at : at + 1] = [side for side in sides if side.first <= side.last and side.after != side.before]
