@@ -151,6 +151,13 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
+COLLECTOR_VARIABLES: Final = frozenset({
+    "AUDIT_TOKENS",
+    "AUDIT_COLLECTOR_DATA",
+    "AUDIT_COLLECTOR_LISTEN",
+    "AUDIT_COLLECTOR_NAME",
+    "AUDIT_COLLECTOR_GUARD",
+})
 SECRETS: Final = frozenset({"keys", "token"})
 
 
@@ -194,7 +201,7 @@ def _given(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return ``AUDIT_*`` variables that no setting of the application, collector or tests has."""
-    known = {variable(each.name) for each in dataclasses.fields(Settings)} | {"AUDIT_TOKENS", "AUDIT_LOG_NAME"}
+    known = {variable(each.name) for each in dataclasses.fields(Settings)} | COLLECTOR_VARIABLES
     return sorted(name for name in environ if name.startswith("AUDIT_") and name not in known)
 
 

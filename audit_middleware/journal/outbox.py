@@ -12,7 +12,7 @@ import stat
 from typing import Final, NamedTuple
 
 from audit_middleware.journal.cursor import FILE_BYTES, Position, Slot, decode_cursor, encode_slot, slot_offset
-from audit_middleware.journal.files import Files
+from audit_middleware.journal.files import Files, read_whole
 from audit_middleware.journal.segment import Line, peek, segment_name, segment_ordinals, split_lines
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url
@@ -93,22 +93,11 @@ class Outbox:
 
     def writer_is_dead(self) -> bool:
         """Whether the writer's lock is free; a stream is never opened for writing twice, so it stays free."""
-        try:
-            fd = self._files.open_existing("lock", dir_fd=self._folder_fd, write=True)
-        except FileNotFoundError:
-            return True
-        is_free = self._files.lock(fd)
-        self._files.close(fd)
-        return is_free
+        return _writer_is_dead(self._files, self._folder_fd)
 
     def left_bytes(self) -> int:
         """Return the bytes behind the acknowledged position, a torn tail counted."""
-        total = 0
-        for ordinal in self._ordinals():
-            if ordinal >= self.acked.ordinal:
-                with contextlib.suppress(OSError):
-                    total += self._files.stat_name(segment_name(ordinal), dir_fd=self._folder_fd).st_size
-        return max(0, total - self.acked.offset)
+        return _left_bytes(self._files, self._folder_fd, self.acked)
 
     def remove(self, streams_fd: int) -> None:
         """Remove the folder of a dead stream, its locks last, so that nobody finds it half-removed and free."""
@@ -165,6 +154,24 @@ class Outbox:
         return Position(named[1] + 1 if named else position.seq, position.ordinal, line.end)
 
 
+class StreamView(NamedTuple):
+    """What shows of a stream from outside."""
+
+    acked: Position
+    waiting_bytes: int
+    writer_is_dead: bool
+
+
+def stream_view(files: Files, streams_fd: int, stream: str) -> StreamView:
+    """Return how far a stream was delivered and whether its writer lives, without taking it. Raises ``OSError``."""
+    folder_fd = files.open_folder(stream, dir_fd=streams_fd)
+    try:
+        acked = decode_cursor(read_whole(files, "cursor", dir_fd=folder_fd, limit=FILE_BYTES)).position
+        return StreamView(acked, _left_bytes(files, folder_fd, acked), _writer_is_dead(files, folder_fd))
+    finally:
+        files.close(folder_fd)
+
+
 def stream_end(files: Files, streams_fd: int, stream: str) -> StreamEnd:
     """Return the last whole line of a stream, living or dead, without taking anything. Raises ``OSError``."""
     folder_fd = files.open_folder(stream, dir_fd=streams_fd)
@@ -177,6 +184,25 @@ def stream_end(files: Files, streams_fd: int, stream: str) -> StreamEnd:
     finally:
         files.close(folder_fd)
     return StreamEnd(None, None, closed=False)
+
+
+def _writer_is_dead(files: Files, folder_fd: int) -> bool:
+    try:
+        fd = files.open_existing("lock", dir_fd=folder_fd, write=True)
+    except FileNotFoundError:
+        return True
+    is_free = files.lock(fd)
+    files.close(fd)
+    return is_free
+
+
+def _left_bytes(files: Files, folder_fd: int, acked: Position) -> int:
+    total = 0
+    for ordinal in segment_ordinals(files.names(folder_fd)):
+        if ordinal >= acked.ordinal:
+            with contextlib.suppress(OSError):
+                total += files.stat_name(segment_name(ordinal), dir_fd=folder_fd).st_size
+    return max(0, total - acked.offset)
 
 
 def _last_line(files: Files, folder_fd: int, ordinal: int) -> bytes | None:

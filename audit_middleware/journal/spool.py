@@ -24,9 +24,10 @@ from typing import Any, Final
 import msgspec
 
 from audit_middleware.errors import ConfigurationError, JournalError
+from audit_middleware.journal.cursor import Position
 from audit_middleware.journal.files import REAL_FILES, Files, read_whole, write_whole
 from audit_middleware.journal.journal import NEW_PREFIX, Journal
-from audit_middleware.journal.outbox import Outbox, StreamEnd, stream_end
+from audit_middleware.journal.outbox import Outbox, StreamEnd, StreamView, stream_end, stream_view
 from audit_middleware.record import StreamHead
 
 _STREAM: Final = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
@@ -67,6 +68,13 @@ class Spool:
             return Outbox.take(self.files, self._streams_fd, stream)
         except OSError:
             return None
+
+    def view(self, stream: str) -> StreamView:
+        """Look at a stream without taking anything; what cannot be read shows as nothing waiting."""
+        try:
+            return stream_view(self.files, self._streams_fd, stream)
+        except OSError:
+            return StreamView(Position(), 0, writer_is_dead=True)
 
     def meta(self, stream: str) -> dict[str, Any]:
         """Return the unsigned hints of a stream, an empty dict when they cannot be read."""

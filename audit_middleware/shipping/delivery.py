@@ -8,7 +8,7 @@ import ipaddress
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from audit_middleware._version import __version__
@@ -76,13 +76,12 @@ class HTTPTransport:
 
     def log_keys(self) -> list[str]:
         """Ask for the verifier keys of the logs."""
-        import msgspec
-
-        answer = self._request("GET", "/v1/log-keys", b"", {})
-        try:
-            return msgspec.json.decode(answer.body, type=_LogKeys)["keys"] if answer.status == 200 else []  # noqa: PLR2004
-        except msgspec.MsgspecError as error:
-            raise DeliveryError(f"{self._urls[0]}/v1/log-keys did not answer with keys") from error
+        answer = self._request("GET", "/log.vkey", b"", {})
+        if answer.status != 200 or not answer.is_collector:  # noqa: PLR2004 - HTTP status
+            raise DeliveryError(
+                f"{self._urls[0]}/log.vkey answered {answer.status}, not with keys: is this a collector?"
+            )
+        return answer.body.decode("utf-8", "replace").split()
 
     def close(self) -> None:
         """Close the connections."""
@@ -142,10 +141,6 @@ class HTTPTransport:
         if self._compress == "auto":
             return not _is_loopback(urlsplit(self._urls[0]).hostname or "")
         return self._compress == "on"
-
-
-class _LogKeys(TypedDict):
-    keys: list[str]
 
 
 def retry_after(header: str | None, *, now: float | None = None) -> float | None:

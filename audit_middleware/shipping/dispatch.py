@@ -78,9 +78,9 @@ class Dispatch:
             if stream != self._own_stream() and not outbox.pending(1, 1) and outbox.writer_is_dead():
                 self._retire(outbox)
 
-    def left_bytes(self) -> int:
-        """Return the bytes of the taken streams that were not acknowledged."""
-        return sum(outbox.left_bytes() for outbox in self._outboxes.values())
+    def waits(self) -> int:
+        """Return how many of the streams taken still have lines to deliver."""
+        return sum(1 for outbox in self._outboxes.values() if outbox.pending(1, 1))
 
     def release(self) -> None:
         """Let every outbox go, for whoever delivers next."""

@@ -1,0 +1,44 @@
+"""``audit-ready collect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from audit_middleware.errors import ConfigurationError
+
+
+@click.command("collect")
+@click.option("--data", type=click.Path(path_type=Path), help="Data folder (default: audit-data).")
+@click.option("--listen", help="HOST:PORT (default: 127.0.0.1:8600); anything but loopback needs tokens.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--name", help="Name of the log, such as audit.example.com (default: this host's name).")
+@click.option("--guard", type=click.Path(path_type=Path), help="Second place for the last signed sizes and roots.")
+def command(data: Path | None, listen: str | None, file: Path | None, name: str | None, guard: Path | None) -> None:
+    """Run the collector until SIGINT or SIGTERM.
+
+    Application keys come from AUDIT_KEYS or AUDIT_KEY_FILE, tokens from AUDIT_TOKENS, or all of it from --config.
+    Prints the log's verifier key (vkey); give it to whoever verifies.
+    """
+    try:
+        from audit_middleware.collector.serve import serve
+        from audit_middleware.collector.settings import read_settings
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is missing: pip install 'audit-ready[collector]'") from error
+    from audit_middleware.cli.telemetry import set_up_telemetry
+
+    explicit = {"data": data, "listen": listen, "name": name, "guard": guard}
+    texts: dict[str, Any] = {key: str(value) for key, value in explicit.items() if value is not None}
+    settings = read_settings(file, **texts)
+    set_up_telemetry("audit-collector")
+    if settings.keyring.is_development:
+        click.echo("audit-ready: using the development key; what it seals is no evidence", err=True)
+
+    def announce(collector: object, url: str) -> None:
+        click.echo(f"collecting at {url} into {settings.data}")
+        for vkey in getattr(collector, "vkeys", ()):
+            click.echo(f"log key: {vkey}")
+
+    serve(settings, announce)

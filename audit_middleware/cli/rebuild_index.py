@@ -1,0 +1,24 @@
+"""``audit-ready rebuild-index``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from audit_middleware.cli.output import progress
+
+
+@click.command("rebuild-index")
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Data folder."
+)
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with settings.")
+def command(data: Path, file: Path | None) -> None:
+    """Build the search index of a data folder anew from its ledger; no collector may run on it."""
+    from audit_middleware.collector.catchup import rebuild_index
+    from audit_middleware.collector.settings import read_settings
+
+    with progress("indexing", is_quiet=False) as advance:
+        rebuild_index(read_settings(file, data=str(data)), advance)
+    click.echo(f"index of {data} is complete")

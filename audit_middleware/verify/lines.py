@@ -1,0 +1,99 @@
+"""Verify lines one by one, in the order of the wire format's section 1; what is common to journal and ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
+from audit_middleware.record import Counters, Dropped, Opened, Payload, StreamHead
+from audit_middleware.sealing.keys import Keyring
+from audit_middleware.sealing.parse import parse_rec
+from audit_middleware.sealing.seal import Frame, SealVerifier, leaf_hash, parse_frame
+from audit_middleware.sealing.stream import Step, StreamFollower
+from audit_middleware.sealing.text import b64url
+from audit_middleware.verify.report import Finding, Report, Severity
+
+RULES_OF_A_LINE = frozenset({"json", "schema"})
+
+
+@dataclass(slots=True)
+class StreamSeen:
+    """What verification knows of one stream."""
+
+    follower: StreamFollower
+    service: str = "unknown"
+    is_closed: bool = False
+    lines: int = 0
+
+
+@dataclass(slots=True)
+class LineVerifier:
+    """Verifies lines and follows their streams; notes what it finds in a report."""
+
+    keyring: Keyring
+    report: Report
+    streams: dict[str, StreamSeen] = field(default_factory=dict)
+    previous: list[tuple[str, StreamHead, str]] = field(default_factory=list)
+    """(stream, the head it names as its predecessor, where it says so)."""
+
+    def __post_init__(self) -> None:
+        self._seals = SealVerifier(self.keyring)
+
+    _seals: SealVerifier = field(init=False)
+
+    def frame(self, line: bytes, where: str) -> Frame | None:
+        """Check grammar and seal; None after noting what is wrong."""
+        try:
+            frame = parse_frame(line)
+        except MalformedLine as error:
+            self.note(Severity.TAMPERING, "line", where, str(error))
+            return None
+        try:
+            self._seals.verify_seal(line, frame)
+        except UnknownKey as error:
+            self.note(Severity.UNCHECKED, "unknown_key", where, str(error), frame)
+        except BadSeal as error:
+            self.note(Severity.TAMPERING, "seal", where, str(error), frame)
+            return None
+        except MalformedLine as error:
+            self.note(Severity.UNCHECKED, "seal", where, str(error), frame)
+            return None
+        return frame
+
+    def follow(self, line: bytes, frame: Frame, *, leaf: bytes | None = None) -> Step:
+        """Move the line's stream behind it and say what the line was to it."""
+        seen = self.streams.get(frame.stream)
+        if seen is None:
+            seen = self.streams[frame.stream] = StreamSeen(StreamFollower(frame.stream))
+        seen.lines += 1
+        return seen.follower.follow(frame, b64url(leaf if leaf is not None else leaf_hash(line)))
+
+    def read(self, line: bytes, frame: Frame, where: str) -> Payload | None:
+        """Parse the record strictly and remember what it says about its stream."""
+        try:
+            payload = parse_rec(line, frame)
+        except MalformedLine as error:
+            rule = error.rule if error.rule in RULES_OF_A_LINE else "line"
+            self.note(Severity.TAMPERING if rule == "json" else Severity.NOTE, rule, where, str(error), frame)
+            return None
+        if isinstance(payload, Opened | Counters | Dropped):
+            self._remember(payload, frame, where)
+        return payload
+
+    def note(self, severity: Severity, rule: str, where: str, message: str, frame: Frame | None = None) -> None:
+        """Add a finding to the report."""
+        stream, seq = (frame.stream, frame.seq) if frame is not None else (None, None)
+        self.report.add(Finding(severity, rule, where, message, stream, seq))
+
+    def _remember(self, payload: Opened | Counters | Dropped, frame: Frame, where: str) -> None:
+        seen = self.streams.get(frame.stream)
+        if seen is None:
+            return
+        seen.service = payload.service
+        if frame.type == "close":
+            seen.is_closed = True
+        elif isinstance(payload, Opened) and payload.previous is not None:
+            self.previous.append((frame.stream, payload.previous, where))
+        elif isinstance(payload, Dropped):
+            message = f"{payload.count} records from {payload.first} to {payload.last}: {payload.reason}"
+            self.note(Severity.NOTE, "drop", where, message, frame)
