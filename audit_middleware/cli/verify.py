@@ -13,7 +13,7 @@ from audit_middleware.cli.output import json_option, keyring, print_json, progre
 from audit_middleware.cli.remote import RemoteLogs
 from audit_middleware.errors import AuditError, ConfigurationError
 from audit_middleware.tlog.note import Verifier
-from audit_middleware.tlog.reader import LogReader
+from audit_middleware.tlog.reader import LogReader, ReadFile
 from audit_middleware.verify import Report, Severity, verify_logs, verify_spool
 from audit_middleware.verify.ledger import Log
 from audit_middleware.verify.report import Progress
@@ -80,14 +80,19 @@ def _reader(folder: Path, verifiers: list[Verifier]) -> LogReader:
     checkpoint = folder / "checkpoint"
     origin = checkpoint.read_text(encoding="utf-8").partition("\n")[0] if checkpoint.is_file() else ""
     verifier = next((each for each in verifiers if each.name == origin), verifiers[0])
-    return LogReader(lambda key: _read(folder / key), verifier)
+    return LogReader(folder_reader(folder), verifier)
 
 
-def _read(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
+def folder_reader(folder: Path) -> ReadFile:
+    """Return a function that reads the files of a log's folder, None for one that is not there."""
+
+    def read(key: str) -> bytes | None:
+        try:
+            return (folder / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    return read
 
 
 def _print_json(report: Report) -> None:

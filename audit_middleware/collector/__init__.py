@@ -1,0 +1,1 @@
+"""The collector: verifies what applications ship, keeps it in a ledger, watches it, and answers for it."""

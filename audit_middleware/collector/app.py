@@ -1,0 +1,72 @@
+"""The collector over HTTP: routes, errors, life span."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records
+from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.routes import say_failure, say_http_error, say_problem
+
+START_WAIT: Final = 2.0  # seconds; an index that takes longer is caught up while the port is open, and red
+_LOG: Final = "/log/{class_}/{period}"
+
+__all__ = ["Collector", "create_app"]
+
+
+def create_app(collector: Collector) -> Starlette:
+    """Return the ASGI application of a collector, which its life span opens and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(collector.open, wait=START_WAIT)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(collector.close)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/records", routes_ingest.ingest, methods=["POST"]),
+            Route("/v1/records", routes_records.search, methods=["GET"]),
+            Route(f"{_LOG}/checkpoint", routes_log.checkpoint),
+            Route(f"{_LOG}/checkpoints/{{size}}", routes_log.archived),
+            Route(f"{_LOG}/tile/{{path:path}}", routes_log.tile),
+            Route("/log.vkey", routes_log.vkeys),
+            Route("/healthz", routes_health.health),
+            Route("/readyz", routes_health.ready),
+            Route("/metrics", routes_health.metrics),
+        ],
+        exception_handlers={Problem: say_problem, HTTPException: say_http_error, Exception: say_failure},
+        lifespan=lifespan,
+    )
+    app.state.collector = collector
+    app.router.redirect_slashes = False
+    app.user_middleware = [Middleware(_Signature)]
+    return app
+
+
+class _Signature:
+    """Adds ``Audit-Collector: 1`` to every response, so that no proxy's 200 is taken for a receipt."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Audit-Collector"] = "1"
+            await send(message)
+
+        await self._app(scope, receive, signed)

@@ -1,0 +1,124 @@
+"""Who calls: bearer tokens, the services each may deliver for, and its roles."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+
+from audit_middleware.collector.problems import Problem
+from audit_middleware.errors import ConfigurationError
+
+Role = Literal["ingest", "reader"]
+
+EVERY: Final = "*"
+ANONYMOUS: Final = "anonymous"
+MIN_TOKEN: Final = 16  # characters; a shorter one can be guessed over the network
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+_PARTS: Final = (3, 4)  # name:token:services[:roles]
+
+
+class TokenSetting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One token as configured: its SHA-256 in hex, or the token itself."""
+
+    name: str
+    services: list[str]
+    roles: list[Role] = msgspec.field(default_factory=lambda: ["ingest"])
+    sha256: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"TokenSetting(name={self.name!r}, services={self.services!r}, roles={self.roles!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who delivers or reads, as far as the collector trusts it."""
+
+    name: str
+    services: frozenset[str]
+    roles: frozenset[str]
+
+    def may_deliver_for(self, service: str) -> bool:
+        """Say whether a line of ``service`` may come from this caller."""
+        return EVERY in self.services or service in self.services
+
+    def require(self, role: Role) -> None:
+        """Raise `Problem` 403 unless the caller has ``role``."""
+        if role not in self.roles:
+            raise Problem(403, "role-missing", f"token {self.name!r} has not the role {role!r}")
+
+
+OPEN_DOOR: Final = Caller(ANONYMOUS, frozenset({EVERY}), frozenset({"ingest", "reader"}))
+
+
+class Tokens:
+    """All tokens of a collector; without any, everybody is `OPEN_DOOR`."""
+
+    def __init__(self, settings: Sequence[TokenSetting]) -> None:
+        self._callers: list[tuple[bytes, Caller]] = []
+        for setting in settings:
+            digest = _digest(setting)
+            if any(known == digest or caller.name == setting.name for known, caller in self._callers):
+                raise ConfigurationError(f"token {setting.name!r} is there twice; a name belongs to one token")
+            caller = Caller(setting.name, frozenset(setting.services), frozenset(setting.roles))
+            self._callers.append((digest, caller))
+
+    def __bool__(self) -> bool:
+        return bool(self._callers)
+
+    def authenticate(self, authorization: str | None) -> Caller:
+        """Return the caller that an ``Authorization`` header proves; raise `Problem` 401.
+
+        Every token is compared, so that time tells nothing about which one came close.
+        """
+        if not self._callers:
+            return OPEN_DOOR
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _unauthorized("send Authorization: Bearer <token>")
+        given = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        found = [caller for digest, caller in self._callers if hmac.compare_digest(digest, given)]
+        if not found:
+            raise _unauthorized("this token is not known here")
+        return found[0]
+
+
+def parse_tokens(text: str, *, origin: str = "AUDIT_TOKENS") -> list[TokenSetting]:
+    """Read ``name:token:svc1|svc2[:role|role]``, comma-separated; raise `ConfigurationError`, never with a token."""
+    settings = []
+    for number, item in enumerate((item.strip() for item in text.split(",") if item.strip()), 1):
+        parts = item.split(":")
+        if len(parts) not in _PARTS:
+            raise ConfigurationError(f"{origin}, token {number}: expected name:token:svc1|svc2[:role|role]")
+        roles = parts[3].split("|") if len(parts) == _PARTS[1] else ["ingest"]
+        entry = {"name": parts[0], "token": parts[1], "services": parts[2].split("|"), "roles": roles}
+        try:
+            settings.append(msgspec.convert(entry, TokenSetting))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{origin}, token {number}: a role is 'ingest' or 'reader'") from error
+    return settings
+
+
+def _digest(setting: TokenSetting) -> bytes:
+    where = f"token {setting.name!r}"
+    if not setting.name or not all(setting.services) or not setting.services:
+        raise ConfigurationError(f"{where}: needs a name and at least one service, or '*'")
+    if (setting.token is None) == (setting.sha256 is None):
+        raise ConfigurationError(f"{where}: give either token or sha256")
+    if setting.token is not None:
+        if len(setting.token) < MIN_TOKEN:
+            raise ConfigurationError(f"{where}: a token has at least {MIN_TOKEN} characters")
+        return sha256(setting.token.encode()).digest()
+    if not _HEX.fullmatch(setting.sha256 or ""):
+        raise ConfigurationError(f"{where}: sha256 is 64 lower-case hex digits")
+    return bytes.fromhex(setting.sha256 or "")
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="audit-ready"'})

@@ -1,0 +1,200 @@
+"""A collector: opens the data folder, takes lines, answers for them. It needs no HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Final, Self
+
+from audit_middleware.collector.answer import Answer
+from audit_middleware.collector.auth import OPEN_DOOR, Caller, Tokens
+from audit_middleware.collector.catchup import Progress, catch_up, check_index, report_every
+from audit_middleware.collector.committer import Committer, State
+from audit_middleware.collector.desk import Desk
+from audit_middleware.collector.folder import DataFolder
+from audit_middleware.collector.group import Batch
+from audit_middleware.collector.index import Index
+from audit_middleware.collector.logs import Logs
+from audit_middleware.collector.metrics import Metrics
+from audit_middleware.collector.problems import busy
+from audit_middleware.collector.quarantine import Quarantine
+from audit_middleware.collector.query import Reader
+from audit_middleware.collector.settings import CollectorSettings
+
+PROGRESS_SECONDS: Final = 5.0
+_log: Final = logging.getLogger(__name__)
+
+
+class Collector:
+    """Owns logs, quarantine, index and the committing thread of one data folder.
+
+    Opening raises `ConfigurationError`, `StorageError` (in use, damaged, an index of other logs), `RollbackDetected`,
+    `BadSignature` or `BadLedger`. Methods may be called from any thread.
+    """
+
+    def __init__(self, settings: CollectorSettings, *, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self.tokens = Tokens(settings.tokens)
+        self.metrics = Metrics()
+        self._progress = progress or report_every(PROGRESS_SECONDS, time.monotonic, _log_progress)
+        self._open: _Open | None = None
+
+    def open(self, *, wait: float | None = None) -> Self:
+        """Open everything and start; wait at most ``wait`` seconds (None: as long as it takes) until it is ready.
+
+        A second call does nothing.
+        """
+        if self._open is None:
+            self._open = _Open(self.settings, self.metrics, self._progress)
+        self._open.committer.wait_until_ready(wait)
+        return self
+
+    def close(self) -> None:
+        """Commit what waits, end the collector's own stream, close everything."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Whether it takes batches."""
+        return self._open.committer.state if self._open else "closed"
+
+    @property
+    def reason(self) -> str:
+        """Why it does not, for people."""
+        return self._open.committer.reason if self._open else "the collector is closed"
+
+    @property
+    def logs(self) -> Logs:
+        """The logs."""
+        return self._opened.logs
+
+    @property
+    def reader(self) -> Reader:
+        """The search."""
+        return self._opened.reader
+
+    @property
+    def vkeys(self) -> list[str]:
+        """The verifier key of every log."""
+        return self.logs.vkeys
+
+    def require_ready(self) -> None:
+        """Raise `Problem` 503 unless batches are taken and the index is complete."""
+        if self._open is None:
+            raise busy("collector-closed", self.reason, seconds=30)
+        self._open.committer.require_ready()
+
+    def exposition(self) -> bytes:
+        """Return the metrics as text."""
+        for log in self.logs:
+            self.metrics.ledger_size.labels(log.origin).set(log.ledger.size)
+        return self.metrics.exposition()
+
+    def submit(self, lines: list[bytes], caller: Caller, sizes: Mapping[str, int]) -> Future[Answer]:
+        """Hand over the lines of one request; raises `Problem` 503 when nothing is taken now.
+
+        The future's answer comes after fsync; its exception is a `Problem`.
+        """
+        batch = Batch(lines, caller, sizes)
+        self._opened.committer.submit(batch)
+        return batch.done
+
+    def deliver(
+        self, lines: Sequence[bytes], caller: Caller = OPEN_DOOR, sizes: Mapping[str, int] | None = None
+    ) -> Answer:
+        """Deliver lines and wait for the answer; raises `Problem`."""
+        return self.submit(list(lines), caller, sizes or {}).result()
+
+    @property
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise RuntimeError("the collector is not open")
+        return self._open
+
+
+class _Open:
+    """What an open collector holds, closed in reverse."""
+
+    def __init__(self, settings: CollectorSettings, metrics: Metrics, progress: Progress) -> None:
+        self.folder = DataFolder(settings)
+        try:
+            self.logs = Logs(self.folder)
+            self.logs.publish_vkeys()
+            self.quarantine = Quarantine(self.folder.quarantine, settings.limits.quarantine_bytes)
+            self.index = Index(self.folder.index)
+        except BaseException:
+            self._close_files()
+            raise
+        try:
+            check_index(self.index, self.logs)
+        except BaseException:
+            self.index.close()
+            self._close_files()
+            raise
+        self.reader = Reader(self.index, self.logs)
+        self._settings = settings
+        self._metrics = metrics
+        self._progress = progress
+        self._desk: Desk | None = None
+        self.committer = Committer(self, settings.limits)
+        self._watch()
+        self.committer.start()
+
+    def start(self) -> None:
+        """Catch up with the ledgers, then open the collector's own stream."""
+        limits = self._settings.limits
+        catch_up(self.index, self.logs, self.quarantine, limits.streams_in_memory, self._progress)
+        self._desk = Desk(
+            self._settings.keyring, self.logs, self.index, self.quarantine, limits=limits, metrics=self._metrics
+        )
+        self._desk.open(self.folder.name)
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Commit a group."""
+        self.desk.commit(batches)
+
+    def beat(self) -> None:
+        """Say that the collector lives."""
+        self.desk.beat()
+
+    def stop(self) -> None:
+        """End the collector's own stream."""
+        self.desk.close()
+
+    @property
+    def desk(self) -> Desk:
+        """The desk, once `start` has come that far."""
+        assert self._desk is not None
+        return self._desk
+
+    def close(self) -> None:
+        self.committer.close()
+        self.index.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        if hasattr(self, "logs"):
+            self.logs.close()
+        self.folder.close()
+
+    def _watch(self) -> None:
+        watch = self._metrics.watch
+        watch("audit_queue_bytes", "Bytes of lines that wait for a commit.", lambda: self.committer.queue_bytes)
+        watch("audit_index_lag", "Group commits that are not in the index yet.", lambda: self.index.lag)
+        watch("audit_gaps_open", "Ranges of missing lines.", lambda: self._desk.streams.open_gaps if self._desk else 0)
+        watch("audit_streams", "Streams ever seen.", lambda: self._desk.streams.count if self._desk else 0)
+        watch("audit_quarantine_bytes", "Bytes of the quarantine.", lambda: self.quarantine.bytes)
+
+
+def _log_progress(done: int, total: int) -> None:
+    _log.info("index: %d of %d entries", done, total)

@@ -1,0 +1,156 @@
+"""One thread that commits: everything that waits becomes one group, one fsync, one signature."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from audit_middleware.collector.group import Batch
+from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.problems import Problem, busy
+
+State = Literal["starting", "ready", "failed", "closed"]
+
+
+class Work(Protocol):
+    """What the thread does; anything it raises ends accepting for good."""
+
+    def start(self) -> None:
+        """Get ready to commit; may take long."""
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Make the batches durable and resolve them."""
+
+    def beat(self) -> None:
+        """Say that the collector lives."""
+
+    def stop(self) -> None:
+        """Say goodbye."""
+
+
+class Committer:
+    """Takes batches from any thread and commits them in groups in its own. After a failure it stays closed.
+
+    ``_waiting``, ``_bytes``, ``state`` and ``reason`` belong to ``_change``.
+    """
+
+    def __init__(self, work: Work, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.state: State = "starting"
+        self.reason = "the collector is starting"
+        self._work = work
+        self._limits = limits
+        self._clock = clock
+        self._change = threading.Condition()
+        self._waiting: deque[Batch] = deque()
+        self._bytes = 0
+        self._closing = False
+        self._last_beat = clock()
+        self._happened = False
+        self._thread = threading.Thread(target=self._run, name="audit-committer", daemon=True)
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of the lines that wait."""
+        return self._bytes
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wait_until_ready(self, timeout: float | None = None) -> bool:
+        """Wait while the collector is starting; say whether it is ready."""
+        with self._change:
+            self._change.wait_for(lambda: self.state != "starting", timeout)
+            return self.state == "ready"
+
+    def submit(self, batch: Batch) -> None:
+        """Hand over a batch; its ``done`` tells the rest. Raises `Problem` 503 when nothing is taken now."""
+        size = batch.bytes
+        with self._change:
+            self.require_ready()
+            if self._bytes and self._bytes + size > self._limits.queue_bytes:
+                raise busy("queue-full", "more is waiting than the disk takes: come back in a second")
+            self._waiting.append(batch)
+            self._bytes += size
+            self._change.notify_all()
+
+    def require_ready(self) -> None:
+        """Raise `Problem` 503 unless batches are taken."""
+        if self.state != "ready":
+            raise busy(f"collector-{self.state}", self.reason, seconds=1 if self.state == "starting" else 30)
+
+    def close(self) -> None:
+        """Commit what waits, say goodbye, end the thread."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._work.start()
+            self._become("ready", "")
+            self._commit_all()
+            self._work.stop()
+            self._become("closed", "the collector is closed")
+        except Exception as error:  # noqa: BLE001 - named containment point: whatever it was, the chain is in doubt
+            self._become("failed", f"the collector has stopped accepting: {type(error).__name__}: {error}")
+        self._refuse_waiting()
+
+    def _commit_all(self) -> None:
+        while True:
+            batches = self._take()
+            if batches:
+                self._happened = True
+                try:
+                    self._work.commit(batches)
+                finally:
+                    _refuse(batches, busy("collector-failed", "the commit failed; nobody knows how far it came"))
+            elif self._closing:
+                return
+            self._beat()
+
+    def _take(self) -> list[Batch]:
+        """Wait for batches, at most until the next beat is due; take as many as one group holds."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._closing, self._seconds_to_beat())
+            batches: list[Batch] = []
+            size = 0
+            while self._waiting and (not batches or size + self._waiting[0].bytes <= self._limits.group_bytes):
+                batch = self._waiting.popleft()
+                size += batch.bytes
+                self._bytes -= batch.bytes
+                if batch.done.set_running_or_notify_cancel():
+                    batches.append(batch)
+            return batches
+
+    def _seconds_to_beat(self) -> float:
+        interval = self._limits.beat_seconds if self._happened else self._limits.idle_beat_seconds
+        return max(0.0, self._last_beat + interval - self._clock())
+
+    def _beat(self) -> None:
+        if self._seconds_to_beat() == 0.0:
+            self._work.beat()
+            self._happened = False
+            self._last_beat = self._clock()
+
+    def _become(self, state: State, reason: str) -> None:
+        with self._change:
+            self.state, self.reason = state, reason
+            self._change.notify_all()
+
+    def _refuse_waiting(self) -> None:
+        with self._change:
+            waiting, self._bytes = list(self._waiting), 0
+            self._waiting.clear()
+        _refuse([batch for batch in waiting if batch.done.set_running_or_notify_cancel()], busy("closed", self.reason))
+
+
+def _refuse(batches: Sequence[Batch], problem: Problem) -> None:
+    for batch in batches:
+        if not batch.done.done():
+            batch.done.set_exception(problem)

@@ -1,0 +1,187 @@
+"""The desk at which groups are committed: judge, keep, say, append, index, answer. One thread owns it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from opentelemetry import trace
+
+from audit_middleware.collector.answer import LogAnswer, log_answer, make_answer
+from audit_middleware.collector.auth import Caller
+from audit_middleware.collector.group import Batch, Group
+from audit_middleware.collector.index import Batch as IndexBatch
+from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_rows import Entry
+from audit_middleware.collector.ingest import OWN_SERVICE, Judge, Judged
+from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.logs import Log, Logs
+from audit_middleware.collector.memory import Memory
+from audit_middleware.collector.metrics import Metrics
+from audit_middleware.collector.own import OwnStream, counters
+from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.quarantine import ADMITTED, UNDECIDED, Held, Quarantine
+from audit_middleware.collector.streams import Streams
+from audit_middleware.record import Payload, StreamHead
+from audit_middleware.sealing.keys import Keyring
+from audit_middleware.sealing.seal import leaf_hash
+from audit_middleware.sealing.text import b64url, timestamp
+
+_RECHECKED: Final = 1000  # lines from quarantine in one group
+_tracer: Final = trace.get_tracer("audit_middleware.collector")
+
+
+class Desk:
+    """Commits groups of deliveries. Whatever it raises leaves the chain in doubt: the process stops accepting."""
+
+    def __init__(
+        self, keyring: Keyring, logs: Logs, index: Index, quarantine: Quarantine, *, limits: Limits, metrics: Metrics
+    ) -> None:
+        self.clock: Callable[[], float] = time.time
+        self.streams = Streams(index.load_stream, limits.streams_in_memory, *index.stream_totals())
+        self._keyring = keyring
+        self._logs = logs
+        self._index = index
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._judge = Judge(keyring, self.streams, Memory(index, logs), quarantine)
+        self._own = OwnStream(keyring)
+        self._seen = 0
+        self._recorded = 0
+        self._numbers: dict[str, int] = {}
+
+    def open(self, name: str) -> None:
+        """Begin the collector's own stream, then admit what a new key makes verifiable."""
+        last = self._index.last_stream_of(OWN_SERVICE)
+        head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
+        self._commit_own("open", self._own.opened(name, head))
+        known = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
+        known.sort(key=lambda held: (held.stream or "", held.seq or 0))
+        for start in range(0, len(known), _RECHECKED):
+            self._recheck(known[start : start + _RECHECKED])
+
+    def beat(self) -> None:
+        """Say that the collector lives."""
+        self._commit_own("beat", self._counters())
+
+    def close(self) -> None:
+        """Say that the collector ends."""
+        if self._own.is_open:
+            self._commit_own("close", self._counters())
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Commit a group and resolve its batches."""
+        with _tracer.start_as_current_span("audit.commit") as span, self._metrics.commit_seconds.time():
+            group = self._new_group()
+            for batch in batches:
+                self._judge_batch(batch, group)
+            note = self._finish(group)
+            span.set_attribute("audit.entries", len(group.lines))
+            span.set_attribute("audit.batches", len(batches))
+        for batch in batches:
+            self._resolve(batch, group.log, note)
+
+    def _new_group(self) -> Group:
+        self._index.require_sound()
+        now = self.clock()
+        log = self._logs.current(now)
+        return Group(log, timestamp(int(now * 1_000_000) * 1000).decode(), log.ledger.size)
+
+    def _judge_batch(self, batch: Batch, group: Group) -> None:
+        """Judge the lines in order; one that cannot be kept ends the batch, which is asked for again."""
+        start = group.end
+        try:
+            for line in batch.lines:
+                judged = self._judge.judge(line, batch.caller, group.log)
+                batch.verdicts.append(judged)
+                self._take(judged, batch.caller, group)
+        except Problem as problem:
+            batch.problem = problem
+        batch.placed = range(start, group.end)
+
+    def _take(self, judged: Judged, caller: Caller, group: Group) -> None:
+        name = judged.name.decode()
+        held = self._quarantine.reason(name)
+        if judged.entry is not None:
+            group.admit(judged, judged.entry, caller.name)
+        if judged.reason is None:
+            if held is not None and name not in group.moves:
+                group.moves[name] = ADMITTED
+                group.say_quarantined(judged, held, caller.name, admitted=True)
+        elif held is None:
+            if name not in group.held:
+                group.keep(judged, judged.reason, caller)
+                group.say_quarantined(judged, judged.reason, caller.name)
+        elif held in UNDECIDED and judged.reason not in UNDECIDED and name not in group.moves:
+            group.moves[name] = judged.reason
+            group.say_quarantined(judged, judged.reason, caller.name)
+
+    def _recheck(self, held: list[Held]) -> None:
+        group = self._new_group()
+        for item in held:
+            caller = Caller(item.deliverer, frozenset(item.services), frozenset())
+            judged = self._judge.judge(item.line, caller, group.log)
+            self._take(judged, caller, group)
+        self._finish(group)
+
+    def _finish(self, group: Group) -> bytes:
+        """Make a group durable, in this order: quarantine, ledger, index; return the note that covers it."""
+        group.say_gaps(self._judge.events)
+        group.say_deliveries()
+        for said in group.said:
+            self._seal_own(group, said.type, said.payload)
+        self._quarantine.keep(list(group.held.values()))
+        note = self._append(group)
+        for leaf, reason in group.moves.items():
+            self._quarantine.move(leaf, reason)
+        return note
+
+    def _append(self, group: Group) -> bytes:
+        if not group.lines:
+            return group.log.ledger.checkpoint
+        commit = group.log.ledger.append(group.lines, group.leaves)
+        origin = group.log.origin
+        number = self._numbers.setdefault(origin, self._index.log_number(origin))
+        states, asides = self.streams.take_moved(), self._judge.asides
+        self._index.put(IndexBatch(number, origin, commit.first, group.entries, group.log.ledger.root, states, asides))
+        self._judge.events, self._judge.asides = [], []
+        if self.streams.is_crowded:
+            self._index.flush()
+            self.streams.trim()
+        return commit.checkpoint
+
+    def _commit_own(self, type_: str, payload: Payload) -> None:
+        group = self._new_group()
+        self._seal_own(group, type_, payload)
+        self._append(group)
+
+    def _seal_own(self, group: Group, type_: str, payload: Payload) -> None:
+        line, frame = self._own.seal(type_, payload)
+        leaf = leaf_hash(line)
+        stream = self.streams.find(frame.stream) or self.streams.fresh(frame.stream)
+        stream.service = OWN_SERVICE
+        self.streams.move(stream, frame, b64url(leaf))
+        group.add(line, leaf, Entry(stream.number, frame, payload))
+
+    def _counters(self) -> Payload:
+        log = self._logs.current(self.clock())
+        return counters(self._seen, self._recorded, log.ledger.size)
+
+    def _resolve(self, batch: Batch, log: Log, note: bytes) -> None:
+        if batch.problem is not None:
+            batch.done.set_exception(batch.problem)
+            return
+        answer = make_answer(batch.verdicts, self._log_answers(batch, log, note))
+        self._seen += len(batch.lines)
+        self._recorded += answer.accepted
+        self._metrics.count(answer)
+        batch.done.set_result(answer)
+
+    @staticmethod
+    def _log_answers(batch: Batch, log: Log, note: bytes) -> list[LogAnswer]:
+        """Name the log of the new lines, and those of the duplicates, whose receipts must be as good."""
+        known = [judged.log for judged in batch.verdicts if judged.log is not None and judged.log is not log]
+        older = {other.origin: other for other in known}
+        answers = [log_answer(other, other.ledger.checkpoint, range(0), batch.sizes) for other in older.values()]
+        return [*answers, log_answer(log, note, batch.placed, batch.sizes)]

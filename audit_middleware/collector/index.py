@@ -1,0 +1,187 @@
+"""The index follows the ledgers in a thread of its own and answers where things are. It is disposable.
+
+A batch is one group commit: its rows, the states of the streams it moved, and the root it led to, in one transaction.
+So the index stands at one size of each log at any time, and the ledger's tail completes it.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from audit_middleware.collector.index_rows import COLUMNS, Entry, Row, entry_id, row, split_id
+from audit_middleware.collector.index_schema import connect, prepare, unusable
+from audit_middleware.collector.streams import StreamState
+from audit_middleware.errors import StorageError
+
+MAX_WAITING: Final = 16  # batches; beyond that the committer waits for the index
+CHUNK: Final = 2000  # rows a statement: one step without the GIL, and fewer variables than SQLite allows
+_INSERT: Final = "INSERT INTO records VALUES "
+_ROW: Final = f"({', '.join('?' * len(COLUMNS))})"
+_INSERT_ONE: Final = _INSERT + _ROW
+_INSERT_CHUNK: Final = _INSERT + ", ".join([_ROW] * CHUNK)
+_STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class Aside(NamedTuple):
+    """A line with a good seal that is not in a ledger: its place in the stream is taken by ``leaf``."""
+
+    stream: str
+    seq: int
+    leaf: str
+
+
+class Batch(NamedTuple):
+    """What one group commit added to log ``log`` from entry ``first`` on, and the root this led to."""
+
+    log: int
+    origin: str
+    first: int
+    entries: Sequence[Entry]
+    root: bytes
+    streams: Sequence[StreamState]
+    asides: Sequence[Aside] = ()
+
+
+class Index:
+    """The index of all logs of one collector. `put` hands over; a failure shows in `failure` and at `flush`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failure: str | None = None
+        self._writer = prepare(path)
+        self._reader = connect(path)  # owned by the committer; queries have connections of their own
+        self._waiting: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
+        self._written = threading.Condition()
+        self._handed = 0  # batches ever put; owned by the committer
+        self._done = 0  # batches ever written or failed; owned by _written
+        self._thread = threading.Thread(target=self._run, name="audit-index", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        """Hand a batch over; waits when the index is `MAX_WAITING` batches behind."""
+        self._handed += 1
+        self._waiting.put(batch)
+
+    @property
+    def lag(self) -> int:
+        """Batches that are handed over and not yet in the index."""
+        return self._handed - self._done
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything handed over so far is in the index; raise `StorageError` if the index failed."""
+        target = self._handed
+        with self._written:
+            self._written.wait_for(lambda: self._done >= target, timeout)
+        self.require_sound()
+
+    def require_sound(self) -> None:
+        """Raise `StorageError` if a batch could not be written."""
+        if self.failure is not None:
+            raise unusable(self.path, self.failure)
+
+    def close(self) -> None:
+        """Write what is waiting and close."""
+        self._waiting.put(None)
+        self._thread.join()
+        self._reader.close()
+        self._writer.close()
+
+    def log_number(self, origin: str) -> int:
+        """Return the number of a log, a new one if it was never indexed."""
+        known = self._one("SELECT number FROM logs WHERE origin = ?", origin)
+        return int(known[0]) if known else int((self._one("SELECT max(number) FROM logs") or [None])[0] or 0) + 1
+
+    def standing(self, origin: str) -> tuple[int, bytes] | None:
+        """Return the size up to which a log is indexed and the root of that size."""
+        return self._one("SELECT size, root FROM logs WHERE origin = ?", origin)
+
+    def origins(self) -> dict[int, str]:
+        """Return the origin of every log by its number."""
+        return dict(self._all("SELECT number, origin FROM logs"))
+
+    def load_stream(self, stream: str) -> StreamState | None:
+        """Return the state of a stream; the caller sees to it that it is written."""
+        state = self._one("SELECT * FROM streams WHERE stream = ?", stream)
+        return StreamState(*state) if state else None
+
+    def last_stream_of(self, service: str) -> StreamState | None:
+        """Return the newest stream of a service."""
+        state = self._one("SELECT * FROM streams WHERE service = ? ORDER BY number DESC LIMIT 1", service)
+        return StreamState(*state) if state else None
+
+    def stream_totals(self) -> tuple[int, int]:
+        """Return the first unused stream number, and how many gaps are open."""
+        return self._one("SELECT coalesce(max(number), 0) + 1, coalesce(sum(open_gaps), 0) FROM streams") or (1, 0)
+
+    def locate(self, stream: str, seq: int) -> tuple[int, int] | None:
+        """Return log number and entry index of the line (stream, seq)."""
+        found = self._one(
+            "SELECT id FROM records WHERE stream = (SELECT number FROM streams WHERE stream = ?) AND seq = ?"
+            " ORDER BY id LIMIT 1",
+            stream,
+            seq,
+        )
+        return split_id(found[0]) if found else None
+
+    def aside(self, stream: str, seq: int) -> str | None:
+        """Return the leaf of the line with a good seal that was set aside at (stream, seq)."""
+        found = self._one("SELECT leaf FROM asides WHERE stream = ? AND seq = ?", stream, seq)
+        return found[0] if found else None
+
+    def _one(self, sql: str, *values: object) -> Row | None:
+        return next(iter(self._all(sql, *values)), None)
+
+    def _all(self, sql: str, *values: object) -> list[Row]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, str(error)) from error
+
+    def _run(self) -> None:
+        while (batch := self._waiting.get()) is not None:
+            try:
+                if self.failure is None:
+                    write(self._writer, batch)
+            except Exception as error:  # noqa: BLE001 - named containment point: kept, and raised by the next flush
+                self.failure = f"{type(error).__name__}: {error}"
+            with self._written:
+                self._done += 1
+                self._written.notify_all()
+
+
+def write(connection: sqlite3.Connection, batch: Batch) -> None:
+    """Write one batch in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        first = entry_id(batch.log, batch.first)
+        _insert(connection, [row(number, entry) for number, entry in enumerate(batch.entries, first)])
+        connection.executemany(_STREAM, batch.streams)
+        connection.executemany("INSERT OR IGNORE INTO asides VALUES (?, ?, ?)", batch.asides)
+        place = (batch.log, batch.origin, batch.first + len(batch.entries), batch.root)
+        connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", place)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    whole = len(rows) - len(rows) % CHUNK
+    for start in range(0, whole, CHUNK):
+        connection.execute(_INSERT_CHUNK, list(chain.from_iterable(rows[start : start + CHUNK])))
+    connection.executemany(_INSERT_ONE, rows[whole:])
+
+
+def remove(path: Path) -> None:
+    """Delete the index; raise `StorageError`."""
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove {path}{suffix}: {error.strerror}") from error

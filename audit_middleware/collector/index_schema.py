@@ -1,0 +1,68 @@
+"""The tables of the index. Nothing in it is evidence: all of it is read from the ledgers."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from audit_middleware.errors import StorageError
+
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE logs (number INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, root BLOB NOT NULL);
+CREATE TABLE streams (
+    number INTEGER PRIMARY KEY, stream TEXT NOT NULL UNIQUE, service TEXT, next INTEGER NOT NULL,
+    head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL
+);
+CREATE TABLE asides (stream TEXT, seq INTEGER, leaf TEXT NOT NULL, PRIMARY KEY (stream, seq)) WITHOUT ROWID;
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, seq INTEGER NOT NULL, type TEXT NOT NULL, ts INTEGER NOT NULL,
+    service TEXT, principal TEXT, action TEXT, resource_type TEXT, resource_id TEXT, outcome TEXT, ip TEXT,
+    request_id TEXT, trace_id TEXT
+);
+CREATE INDEX records_by_stream ON records (stream, seq);
+CREATE INDEX records_by_time ON records (ts);
+CREATE INDEX records_by_principal ON records (principal, ts) WHERE principal IS NOT NULL;
+CREATE INDEX records_by_resource ON records (resource_id, ts) WHERE resource_id IS NOT NULL;
+CREATE INDEX records_by_action ON records (action, ts) WHERE action IS NOT NULL;
+CREATE INDEX records_by_request ON records (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX records_by_trace ON records (trace_id) WHERE trace_id IS NOT NULL;
+PRAGMA user_version = 1;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the index for any thread, one at a time; transactions are begun by hand."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA mmap_size = 1073741824")
+    connection.execute("PRAGMA wal_autocheckpoint = 8000")
+    return connection
+
+
+def prepare(path: Path) -> sqlite3.Connection:
+    """Open the index and make its tables if it has none.
+
+    Raises `StorageError` for a file that is no index of this version: it is safe to rebuild it.
+    """
+    try:
+        connection = connect(path)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            connection.execute("PRAGMA page_size = 8192")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+            version = VERSION
+    except sqlite3.Error as error:
+        raise unusable(path, str(error)) from error
+    if version != VERSION:
+        connection.close()
+        raise unusable(path, f"it has version {version}, not {VERSION}")
+    return connection
+
+
+def unusable(path: Path, why: str) -> StorageError:
+    """Return the error that asks for a rebuild, which loses nothing."""
+    return StorageError(f"the index {path} cannot be used ({why}): rebuild it with `audit-ready rebuild-index`")

@@ -1,0 +1,132 @@
+"""The logs of a collector: one ledger for each retention class and half-year."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Final, Self
+
+from audit_middleware.collector.folder import DataFolder
+from audit_middleware.collector.ledger import Ledger
+from audit_middleware.collector.storage import Store
+from audit_middleware.collector.storage.files import FileStore
+from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
+from audit_middleware.tlog.merkle import tree_root
+from audit_middleware.tlog.note import Signer
+from audit_middleware.tlog.proof import Proof
+from audit_middleware.tlog.reader import LogReader
+
+DEFAULT_CLASS: Final = "default"
+_PERIOD: Final = re.compile(r"[0-9]{4}h[12]")
+_CLASS: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_SUMMER: Final = 7
+
+
+def period_of(seconds: float) -> str:
+    """Return the half-year of a time since the epoch, in UTC: ``2026h2``."""
+    moment = time.gmtime(seconds)
+    return f"{moment.tm_year:04d}h{1 if moment.tm_mon < _SUMMER else 2}"
+
+
+class Log:
+    """One ledger under its origin and path; reading is safe from any thread."""
+
+    def __init__(self, folder: DataFolder, class_: str, period: str) -> None:
+        self.path = f"{class_}/{period}"
+        self.origin = f"{folder.name}/{self.path}"
+        self.store: Store = FileStore(folder.logs / self.path)
+        signer = Signer(self.origin, folder.seed)
+        self.ledger = Ledger.open(folder.logs / self.path, self.store, signer, guard=folder.guard / self.path)
+        self.verifier = signer.verifier
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what the published note says."""
+        return open_checkpoint(self.ledger.checkpoint, self.verifier)
+
+    def reader(self) -> LogReader:
+        """Return a reader of the tree as it is published now."""
+        return LogReader(self.store.get, self.verifier, checkpoint=self.checkpoint())
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the first ``size`` entries."""
+        return tree_root(size, self.reader().nodes())
+
+    def entry(self, index: int) -> bytes:
+        """Return one sealed line."""
+        return self.ledger.entry(index)
+
+    def proof(self, index: int) -> bytes:
+        """Return the C2SP tlog-proof of one entry against the present checkpoint."""
+        note = self.ledger.checkpoint
+        size = open_checkpoint(note, self.verifier).size
+        return Proof(index, tuple(self.ledger.inclusion(index, size)), note).encode()
+
+    def consistency(self, old: int, new: int) -> list[bytes] | None:
+        """Return the proof from ``old`` to ``new``, empty where none is needed; None if ``old`` is larger."""
+        if old > new:
+            return None
+        return [] if old in {0, new} else self.ledger.consistency(old, new)
+
+
+class Logs:
+    """Every log of a data folder, oldest period first. `current` opens a new one when a half-year begins."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._logs: dict[str, Log] = {}
+        try:
+            for path in self._existing():
+                class_, _, period = path.partition("/")
+                self._logs[path] = Log(folder, class_, period)
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Log]:
+        return iter(list(self._logs.values()))
+
+    def current(self, seconds: float, class_: str = DEFAULT_CLASS) -> Log:
+        """Return the log that takes what is received at ``seconds``; raises what `Ledger.open` raises."""
+        # a clock that is set back must not write into a period that has ended
+        newest = max((path.partition("/")[2] for path in self._logs if path.startswith(f"{class_}/")), default="")
+        period = max(period_of(seconds), newest)
+        log = self._logs.get(f"{class_}/{period}")
+        if log is None:
+            log = self._logs[f"{class_}/{period}"] = Log(self._folder, class_, period)
+            self.publish_vkeys()
+        return log
+
+    def find(self, path: str) -> Log | None:
+        """Return the log of ``<class>/<period>``."""
+        return self._logs.get(path)
+
+    def by_origin(self, origin: str) -> Log | None:
+        """Return the log of an origin."""
+        return next((log for log in self if log.origin == origin), None)
+
+    @property
+    def vkeys(self) -> list[str]:
+        """The verifier key of every log."""
+        return [log.verifier.vkey for log in self]
+
+    def publish_vkeys(self) -> None:
+        """Write the verifier keys beside the logs."""
+        self._folder.write_vkeys(self.vkeys)
+
+    def close(self) -> None:
+        """Close every ledger."""
+        for log in self._logs.values():
+            log.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _existing(self) -> list[str]:
+        root = self._folder.logs
+        found = [path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()]
+        named = [path for path in found if _CLASS.fullmatch(path.split("/")[0]) and _PERIOD.fullmatch(path[-6:])]
+        return sorted(named, key=lambda path: path.split("/")[::-1])

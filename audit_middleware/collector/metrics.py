@@ -1,0 +1,48 @@
+"""What the collector counts, in a registry of its own (``/metrics``)."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from audit_middleware.collector.answer import Answer
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The metrics of one collector; gauges are read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._accepted = Counter("audit_records_accepted", "Records appended to a log.", registry=registry)
+        self._duplicates = Counter("audit_records_duplicate", "Records that were there already.", registry=registry)
+        self._quarantined = Counter(
+            "audit_records_quarantined", "Lines set aside, by reason.", ["reason"], registry=registry
+        )
+        self._batches = Counter("audit_batches", "Batches answered with 200.", registry=registry)
+        self.refused = Counter(
+            "audit_requests_refused", "Requests answered with a problem.", ["kind"], registry=registry
+        )
+        self.commit_seconds = Histogram(
+            "audit_commit_seconds", "Time of one group commit.", buckets=_SECONDS, registry=registry
+        )
+        self.ledger_size = Gauge("audit_ledger_size", "Entries of a log.", ["origin"], registry=registry)
+
+    def count(self, answer: Answer) -> None:
+        """Count what a batch brought."""
+        self._batches.inc()
+        self._accepted.inc(answer.accepted)
+        self._duplicates.inc(answer.duplicates)
+        for reason, number in Tally(line.reason for line in answer.quarantined).items():
+            self._quarantined.labels(reason).inc(number)
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a gauge that ``read`` answers for."""
+        Gauge(name, text, registry=self._registry).set_function(read)
+
+    def exposition(self) -> bytes:
+        """Return all metrics as text."""
+        return generate_latest(self._registry)

@@ -1,0 +1,170 @@
+"""Lines that could not be admitted, kept with their bytes: ``quarantine/<reason>/<leaf>.json``, one file per line.
+
+A line that is admitted later moves to ``quarantine/admitted``. Nothing is ever deleted here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.errors import StorageError
+
+ADMITTED: Final = "admitted"
+UNDECIDED: Final = frozenset({"unknown_key", "service"})
+"""Reasons that say nothing of the line itself: the same line can get a better verdict later."""
+_NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One line in quarantine. ``base64`` is its bytes; ``services`` are those its deliverer may deliver for."""
+
+    leaf: str
+    reason: str
+    base64: str
+    received: str
+    deliverer: str
+    services: list[str]
+    kid: str | None = None
+    stream: str | None = None
+    seq: int | None = None
+
+    @property
+    def line(self) -> bytes:
+        """The bytes as they were delivered."""
+        return b64decode(self.base64)
+
+
+def spell(line: bytes) -> str:
+    """Return how ``line`` stands in a file of the quarantine."""
+    return b64encode(line).decode()
+
+
+class Quarantine:
+    """The quarantine folder; knows the leaf of every line in it. One owner: the committer.
+
+    At most ``limit`` bytes are kept; beyond that a new line raises `Problem` 503.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.bytes = 0
+        self._limit = limit
+        self._reserved: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        self._scan()
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def reason(self, leaf: str) -> str | None:
+        """Return why the line is here, or None if it is not."""
+        return self._reasons.get(leaf)
+
+    def reserve(self, leaf: str, size: int) -> None:
+        """Make sure that a line of ``size`` bytes can be kept; raise `Problem` 503 if not."""
+        needed = size * 4 // 3 + 512
+        if leaf in self._reasons or leaf in self._reserved:
+            return
+        if self.bytes + needed > self._limit:
+            raise quarantine_full(self._limit)
+        self.bytes += needed
+        self._reserved.add(leaf)
+
+    def keep(self, lines: list[Held]) -> None:
+        """Keep the lines durably; those already here are left alone. Raises `StorageError`."""
+        fresh = {line.leaf: line for line in lines if line.leaf not in self._reasons}
+        try:
+            _write_all({self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()})
+        except OSError as error:
+            raise StorageError(f"{self.folder}: {error.strerror}") from error
+        self._reasons.update((leaf, line.reason) for leaf, line in fresh.items())
+        self._reserved.clear()
+
+    def move(self, leaf: str, reason: str) -> None:
+        """Move a line to another reason, or to `ADMITTED` once the ledger holds it. Raises `StorageError`."""
+        target = self._path(reason, leaf)
+        try:
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            os.rename(self._path(self._reasons.pop(leaf), leaf), target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise StorageError(f"{self.folder}: {error.strerror}") from error
+        if reason != ADMITTED:
+            self._reasons[leaf] = reason
+
+    def read(self, leaf: str) -> Held | None:
+        """Return a line that is or was here; None when its file is gone or unreadable."""
+        folders = [self._reasons[leaf]] if leaf in self._reasons else sorted(os.listdir(self.folder))
+        for folder in folders:
+            try:
+                return msgspec.json.decode(self._path(folder, leaf).read_bytes(), type=Held)
+            except (OSError, msgspec.DecodeError):
+                continue
+        return None
+
+    def held_for(self, reason: str) -> Iterator[Held]:
+        """Return the readable lines that are here for ``reason``."""
+        for leaf in [leaf for leaf, why in self._reasons.items() if why == reason]:
+            held = self.read(leaf)
+            if held is not None:
+                yield held
+
+    def _path(self, reason: str, leaf: str) -> Path:
+        return self.folder / reason / f"{leaf}.json"
+
+    def _scan(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in self.folder.iterdir():
+            for entry in os.scandir(folder):
+                match = _NAME.fullmatch(entry.name)
+                self.bytes += entry.stat().st_size
+                if match and folder.name != ADMITTED:
+                    self._reasons[match[1]] = folder.name
+
+
+def quarantine_full(limit: int) -> Problem:
+    """Return the 503 that says that a bad line cannot be kept."""
+    return busy("quarantine-full", f"a bad line cannot be kept: the quarantine holds its {limit} bytes", seconds=60)
+
+
+def _write_all(files: dict[Path, bytes]) -> None:
+    """Write whole files durably; all data first, so that the disk flushes once and not once per file."""
+    written: list[tuple[int, Path, Path]] = []
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            temporary = path.with_name(f".{path.name}.new")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            written.append((descriptor, temporary, path))
+            _write(descriptor, data)
+        for descriptor, temporary, path in written:
+            os.fdatasync(descriptor)
+            os.rename(temporary, path)
+    finally:
+        for descriptor, _, _ in written:
+            os.close(descriptor)
+    for folder in {path.parent for path in files}:
+        _sync_folder(folder)
+        _sync_folder(folder.parent)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

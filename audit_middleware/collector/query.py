@@ -1,0 +1,176 @@
+"""Search: parameters become a `Query`, which is pure; `Reader` asks the index where, and the ledger what."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_rows import split_id
+from audit_middleware.collector.index_schema import connect, unusable
+from audit_middleware.collector.logs import Log, Logs
+from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.errors import StorageError
+
+MAX_LIMIT: Final = 500
+DEFAULT_LIMIT: Final = 100
+MAX_VALUE: Final = 4096
+READ_WAIT: Final = 2.0  # seconds a search waits for the index to take what was answered before it
+INCLUDES: Final = ("line", "proof")
+EQUALS: Final = ("service", "principal", "action", "outcome", "ip", "request_id", "trace_id", "type")
+PARAMETERS: Final = (*EQUALS, "resource", "stream", "from", "to", "limit", "cursor", "include")
+_CURSOR: Final = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,19})")
+_DIGITS: Final = re.compile(r"[0-9]{1,4}")
+
+
+class Query(NamedTuple):
+    """A search: conditions in SQL with their values, how many records, and what comes with each."""
+
+    conditions: tuple[str, ...] = ()
+    values: tuple[str | int, ...] = ()
+    limit: int = DEFAULT_LIMIT
+    include: frozenset[str] = frozenset()
+
+
+class Found(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record that was found: where it stands and what it says."""
+
+    log: str
+    index: int
+    record: msgspec.Raw
+    line: str | None = None
+    proof: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Records, newest first; ``next`` is the cursor of the page behind this one."""
+
+    records: list[Found]
+    next: str | None
+
+
+def parse_query(items: Iterable[tuple[str, str]]) -> Query:
+    """Return the search that the parameters describe; raise `Problem` 400 naming the one that is wrong."""
+    given: dict[str, str] = {}
+    for name, value in items:
+        if name not in PARAMETERS:
+            raise _bad(name, f"is not a parameter; expected one of {', '.join(PARAMETERS)}")
+        if name in given:
+            raise _bad(name, "is there twice")
+        if not value or len(value) > MAX_VALUE:
+            raise _bad(name, f"expected 1 to {MAX_VALUE} characters")
+        given[name] = value
+    conditions = [_condition(name, value) for name, value in given.items() if name not in {"limit", "include"}]
+    return Query(
+        tuple(sql for sql, _ in conditions),
+        tuple(value for _, values in conditions for value in values),
+        _limit(given.get("limit", str(DEFAULT_LIMIT))),
+        _include(given.get("include")),
+    )
+
+
+class Reader:
+    """Answers searches; safe from any thread."""
+
+    def __init__(self, index: Index, logs: Logs) -> None:
+        self._index = index
+        self._logs = logs
+
+    def search(self, query: Query) -> Page:
+        """Return one page; raises `Problem` 503 when the index is broken, `BadLedger` for a damaged entry."""
+        try:
+            self._index.flush(READ_WAIT)
+            rows = self._select(query)
+        except StorageError as error:
+            raise busy("index-unusable", str(error), seconds=30) from error
+        found = [self._found(number, origin, query.include) for number, _, origin in rows[: query.limit]]
+        more = len(rows) > query.limit
+        return Page(found, f"{rows[query.limit - 1][1]}.{rows[query.limit - 1][0]}" if more else None)
+
+    def _select(self, query: Query) -> list[tuple[int, int, str]]:
+        where = f"WHERE {' AND '.join(query.conditions)} " if query.conditions else ""
+        sql = f"SELECT id, ts FROM records {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - our own conditions
+        try:
+            with closing(connect(self._index.path)) as connection:
+                origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
+                rows = connection.execute(sql, (*query.values, query.limit + 1)).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self._index.path, str(error)) from error
+        return [(number, ts, origins[split_id(number)[0]]) for number, ts in rows]
+
+    def _found(self, number: int, origin: str, include: frozenset[str]) -> Found:
+        log, index = self._log(origin), split_id(number)[1]
+        line = log.entry(index)
+        return Found(
+            log=origin,
+            index=index,
+            record=msgspec.Raw(line),
+            line=line.decode() if "line" in include else None,
+            proof=log.proof(index).decode() if "proof" in include else None,
+        )
+
+    def _log(self, origin: str) -> Log:
+        log = self._logs.by_origin(origin)
+        if log is None:
+            raise StorageError(f"the index names the log {origin}, which is not here")
+        return log
+
+
+def _condition(name: str, value: str) -> tuple[str, tuple[str | int, ...]]:
+    if name in EQUALS:
+        return f"{name} = ?", (value,)
+    if name == "resource":
+        return _resource(value)
+    if name == "stream":
+        return "stream = (SELECT number FROM streams WHERE stream = ?)", (value,)
+    if name == "cursor":
+        return _cursor(value)
+    return ("ts >= ?" if name == "from" else "ts < ?"), (_time(name, value),)
+
+
+def _resource(value: str) -> tuple[str, tuple[str | int, ...]]:
+    """``42`` finds an id of any type, ``order:42`` also the id 42 of type order."""
+    type_, colon, id_ = value.partition(":")
+    if not colon:
+        return "resource_id = ?", (value,)
+    return "(resource_id = ? OR (resource_id = ? AND resource_type = ?))", (value, id_, type_)
+
+
+def _cursor(value: str) -> tuple[str, tuple[str | int, ...]]:
+    match = _CURSOR.fullmatch(value)
+    if match is None or int(match[2]) >= 1 << 63:
+        raise _bad("cursor", "expected the value of `next` in an answer")
+    return "(ts, id) < (?, ?)", (int(match[1]), int(match[2]))
+
+
+def _time(name: str, value: str) -> int:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise _bad(name, "expected a date or time such as 2026-11-23 or 2026-11-23T07:00:00Z") from error
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _limit(value: str) -> int:
+    if not _DIGITS.fullmatch(value) or not 1 <= int(value) <= MAX_LIMIT:
+        raise _bad("limit", f"expected a number from 1 to {MAX_LIMIT}")
+    return int(value)
+
+
+def _include(value: str | None) -> frozenset[str]:
+    names = frozenset(value.split(",") if value else ())
+    if names - set(INCLUDES):
+        raise _bad("include", f"expected some of {','.join(INCLUDES)}")
+    return names
+
+
+def _bad(name: str, expectation: str) -> Problem:
+    return Problem(400, "bad-parameter", f"{name[:64]}: {expectation}")

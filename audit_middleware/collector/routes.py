@@ -1,0 +1,51 @@
+"""What all routes share: who calls, and in which words an error is said."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from audit_middleware.collector.auth import Caller, Role
+from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.problems import Problem, problem_response
+
+_log: Final = logging.getLogger(__name__)
+
+
+def collector_of(request: Request) -> Collector:
+    """Return the collector that this application serves."""
+    collector: Collector = request.app.state.collector
+    return collector
+
+
+def caller_of(request: Request, role: Role) -> Caller:
+    """Return who calls; raise `Problem` 401 for an unknown token, 403 for one without ``role``."""
+    caller = collector_of(request).tokens.authenticate(request.headers.get("authorization"))
+    caller.require(role)
+    return caller
+
+
+async def say_problem(request: Request, error: Exception) -> Response:
+    """Answer a `Problem`."""
+    assert isinstance(error, Problem)
+    collector_of(request).metrics.refused.labels(error.kind).inc()
+    return problem_response(error)
+
+
+async def say_http_error(request: Request, error: Exception) -> Response:
+    """Answer Starlette's own refusals: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    detail = f"{request.method} {request.url.path[:200]}: see the collector's routes"
+    return problem_response(Problem(error.status_code, kind, detail, headers=error.headers))
+
+
+async def say_failure(request: Request, error: Exception) -> Response:
+    """Answer an error nobody foresaw; what it was is in the log only."""
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem_response(Problem(500, "internal-error", "the collector failed at this; its log says how"))

@@ -1,0 +1,78 @@
+"""The logs as static files, as C2SP tlog-tiles lays them out: anybody who may read can verify all of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from audit_middleware.collector.logs import Log
+from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.routes import caller_of, collector_of
+from audit_middleware.errors import BadLedger
+from audit_middleware.tlog.tiles import parse_path
+
+TEXT: Final = "text/plain; charset=utf-8"
+BYTES: Final = "application/octet-stream"
+IMMUTABLE: Final = "public, max-age=604800, immutable"
+_ARCHIVED: Final = re.compile(r"checkpoints/(?:0|[1-9][0-9]{0,18})")
+
+
+async def checkpoint(request: Request) -> Response:
+    """Serve the present checkpoint."""
+    note = _log(request).ledger.checkpoint
+    return Response(note, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
+
+
+async def archived(request: Request) -> Response:
+    """Serve a checkpoint of an earlier size."""
+    key = f"checkpoints/{request.path_params['size']}"
+    if not _ARCHIVED.fullmatch(key):
+        raise _not_found()
+    return await _file(_log(request), key, TEXT)
+
+
+async def tile(request: Request) -> Response:
+    """Serve a tile or an entry bundle; only the one canonical spelling of its path names it."""
+    key = f"tile/{request.path_params['path']}"
+    try:
+        parse_path(key)
+    except BadLedger as error:
+        raise _not_found() from error
+    return await _file(_log(request), key, BYTES)
+
+
+async def vkeys(request: Request) -> Response:
+    """Serve the verifier keys of all logs, one a line; to every token, because who delivers pins them."""
+    collector = collector_of(request)
+    if not collector.settings.public_log:
+        collector.tokens.authenticate(request.headers.get("authorization"))
+    text = "".join(f"{vkey}\n" for vkey in collector.vkeys)
+    return Response(text, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
+
+
+async def _file(log: Log, key: str, media_type: str) -> Response:
+    data = await run_in_threadpool(log.store.get, key)
+    if data is None:
+        raise _not_found()
+    return Response(data, headers={"Cache-Control": IMMUTABLE}, media_type=media_type)
+
+
+def _log(request: Request) -> Log:
+    _require_access(request)
+    log = collector_of(request).logs.find(f"{request.path_params['class_']}/{request.path_params['period']}")
+    if log is None:
+        raise _not_found()
+    return log
+
+
+def _require_access(request: Request) -> None:
+    if not collector_of(request).settings.public_log:
+        caller_of(request, "reader")
+
+
+def _not_found() -> Problem:
+    return Problem(404, "not-found", "this log has no such file; a partial tile goes when a wider one exists")

@@ -1,0 +1,59 @@
+"""Run a collector under uvicorn, in this process, until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+
+from audit_middleware.collector.app import START_WAIT, create_app
+from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.settings import CollectorSettings
+from audit_middleware.errors import ConfigurationError
+
+GRACE: Final = 2  # seconds open requests get after SIGTERM
+BACKLOG: Final = 1024
+
+Announce = Callable[[Collector, str], None]
+"""Called with the open collector and its URL before the first request."""
+
+
+def serve(settings: CollectorSettings, announce: Announce = lambda _collector, _url: None) -> None:
+    """Serve until a signal comes; returns when everything is committed and closed.
+
+    Raises `ConfigurationError` for an address that cannot be had, and what `Collector` raises.
+    """
+    with bind(settings.host, settings.port) as listener, Collector(settings).open(wait=START_WAIT) as collector:
+        announce(collector, url_of(listener))
+        uvicorn.Server(_config(collector)).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raise `ConfigurationError` with the reason."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _config(collector: Collector) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(collector),
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE,
+        log_level="warning",
+    )

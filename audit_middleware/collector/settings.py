@@ -1,0 +1,171 @@
+"""What a collector is configured with: explicit values, then the TOML file, then the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from audit_middleware.collector.auth import TokenSetting, parse_tokens
+from audit_middleware.collector.limits import Limits
+from audit_middleware.errors import ConfigurationError
+from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
+from audit_middleware.tlog.note import is_key_name
+
+DEFAULT_LISTEN: Final = "127.0.0.1:8600"
+ENVIRONMENT: Final = {
+    "data": "AUDIT_COLLECTOR_DATA",
+    "listen": "AUDIT_COLLECTOR_LISTEN",
+    "name": "AUDIT_COLLECTOR_NAME",
+    "guard": "AUDIT_COLLECTOR_GUARD",
+    "keys": "AUDIT_KEYS",
+    "key_file": "AUDIT_KEY_FILE",
+}
+MAX_PORT: Final = 65535
+
+
+class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The members of the TOML file; each is named the same as an explicit value."""
+
+    data: Annotated[str, msgspec.Meta(min_length=1)] = "audit-data"
+    listen: str = DEFAULT_LISTEN
+    name: str | None = None
+    guard: str | None = None
+    keys: str | None = None
+    key_file: str | None = None
+    public_log: bool = False
+    tokens: list[TokenSetting] = []
+    limits: Limits = Limits()
+
+
+class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a collector needs to know before it opens; ``guard`` None means the XDG state folder."""
+
+    data: Path
+    keyring: Keyring
+    host: str = "127.0.0.1"
+    port: int = 8600
+    name: str | None = None
+    guard: Path | None = None
+    public_log: bool = False
+    tokens: list[TokenSetting] = []
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not self.tokens and not is_loopback(self.host):
+            raise ConfigurationError(
+                f"listening on {self.host} without tokens would let everybody deliver and read: "
+                "set AUDIT_TOKENS or [[tokens]], or listen on 127.0.0.1"
+            )
+        if self.name is not None and not is_key_name(self.name):
+            raise ConfigurationError(f"name {self.name!r}: a log's name has no spaces and no plus")
+
+    @property
+    def guard_folder(self) -> Path:
+        """Where the last signed sizes and roots are remembered a second time."""
+        return self.guard or state_folder(os.environ) / "guard"
+
+
+def read_settings(
+    file: Path | None = None, environ: Mapping[str, str] = os.environ, **explicit: object
+) -> CollectorSettings:
+    """Return the settings of ``explicit`` values, the TOML ``file`` and the environment, in this order.
+
+    Raises `ConfigurationError` naming the source, the key and what is expected.
+    """
+    given = _from_environment(environ) | _from_file(file) | {k: v for k, v in explicit.items() if v is not None}
+    declared = _convert(given, "settings")
+    host, port = parse_listen(declared.listen)
+    return CollectorSettings(
+        data=Path(declared.data),
+        keyring=_keyring(declared, environ),
+        host=host,
+        port=port,
+        name=declared.name,
+        guard=Path(declared.guard) if declared.guard else None,
+        public_log=declared.public_log,
+        tokens=declared.tokens,
+        limits=declared.limits,
+    )
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """Split ``HOST:PORT`` (``[::1]:8600`` for IPv6); raise `ConfigurationError`."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+        raise ConfigurationError(f"listen {listen!r}: expected HOST:PORT, such as {DEFAULT_LISTEN}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return this package's folder for state that must outlive the data it speaks of (XDG)."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return Path(environ.get("XDG_STATE_HOME") or os.path.join(home, ".local/state"), "audit-ready")
+
+
+def default_name() -> str:
+    """Return the name of a log nobody named: this host's."""
+    name = socket.gethostname()
+    return name if is_key_name(name) else "audit-collector"
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    given: dict[str, Any] = {key: environ[variable] for key, variable in ENVIRONMENT.items() if environ.get(variable)}
+    if environ.get("AUDIT_TOKENS"):
+        given["tokens"] = parse_tokens(environ["AUDIT_TOKENS"])
+    return given
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        members = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from error
+    _convert(members, str(file))
+    return members
+
+
+def _convert(members: dict[str, Any], origin: str) -> _Declared:
+    try:
+        return msgspec.convert(members, _Declared)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{origin}: {_in_words(error)}") from error
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """Say msgspec's message with the key in front: ``limits.body_bytes: Expected int, got str``."""
+    message, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").removeprefix(".")
+    if "unknown field" in message:
+        known = "see the list of settings"
+        name = message.rpartition("unknown field ")[2].strip("`")
+        return f"{path + '.' if path else ''}{name}: not a setting; {known}"
+    return f"{path or 'value'}: {message}"
+
+
+def _keyring(declared: _Declared, environ: Mapping[str, str]) -> Keyring:
+    if declared.keys and declared.key_file:
+        raise ConfigurationError("keys and key_file are both set; the keyring comes from one place")
+    if declared.keys:
+        return parse_keys(declared.keys, origin="keys")
+    if declared.key_file:
+        return read_key_file(Path(declared.key_file))
+    return development_keyring(environ)

@@ -1,0 +1,71 @@
+"""An ASGI harness: a spool of its own, requests as raw ASGI, records as they lie in the journal."""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from audit_middleware import AuditMiddleware
+from audit_middleware.config import load
+from audit_middleware.pipeline import Pipeline
+from audit_middleware.sealing.keys import new_key
+
+KEYS = new_key("test")
+
+
+def make_pipeline(folder: Path, **settings: Any) -> Pipeline:
+    spool = folder / "spool"
+    return Pipeline(load({}, spool_dir=spool, keys=KEYS, service="orders", **settings), "orders")
+
+
+def journal_lines(folder: Path) -> list[dict[str, Any]]:
+    files = sorted((folder / "spool" / "streams").glob("*/seg-*"))
+    return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+
+
+def records(folder: Path, type_: str = "request") -> list[dict[str, Any]]:
+    return [line["rec"] for line in journal_lines(folder) if line["type"] == type_]
+
+
+class Harness:
+    """One middleware around one app, spoken to in raw ASGI."""
+
+    def __init__(self, folder: Path, app: Callable[..., Awaitable[None]], *, identify: Any = None, **settings: Any):
+        self.folder = folder
+        self.pipeline = make_pipeline(folder, **settings)
+        self.middleware = AuditMiddleware(app, pipeline=self.pipeline, identify=identify)
+        self.sent: list[dict[str, Any]] = []
+        self.on_send: Callable[[dict[str, Any]], None] = lambda message: None
+
+    def scope(self, method: str = "GET", path: str = "/", headers: dict[str, str] | None = None, **more: Any) -> dict:
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        scope = {"type": "http", "method": method, "path": path, "headers": raw, "root_path": "", "query_string": b""}
+        return {**scope, "client": ("10.1.2.3", 4711), **more}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.on_send(message)
+        self.sent.append(message)
+
+    async def __call__(self, scope: dict | None = None, incoming: list[dict] | None = None) -> list[dict[str, Any]]:
+        messages = iter(incoming if incoming is not None else [{"type": "http.request", "body": b""}])
+
+        async def receive() -> dict[str, Any]:
+            return next(messages, {"type": "http.disconnect"})
+
+        self.sent = []
+        await self.middleware(scope or self.scope(), receive, self.send)
+        return self.sent
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return records(self.folder)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        (record,) = self.records
+        return record
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
