@@ -151,13 +151,15 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
-COLLECTOR_VARIABLES: Final = frozenset({
-    "AUDIT_TOKENS",
-    "AUDIT_COLLECTOR_DATA",
-    "AUDIT_COLLECTOR_LISTEN",
-    "AUDIT_COLLECTOR_NAME",
-    "AUDIT_COLLECTOR_GUARD",
-})
+COLLECTOR_VARIABLES: Final = frozenset(
+    {
+        "AUDIT_TOKENS",
+        "AUDIT_COLLECTOR_DATA",
+        "AUDIT_COLLECTOR_LISTEN",
+        "AUDIT_COLLECTOR_NAME",
+        "AUDIT_COLLECTOR_GUARD",
+    }
+)
 SECRETS: Final = frozenset({"keys", "token"})
 
 

@@ -18,7 +18,6 @@ from audit_middleware.config import Settings
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.files import REAL_FILES, Files
 from audit_middleware.journal.recorder import Recorder
-from audit_middleware.journal.watermark import Watermark
 from audit_middleware.record import UNKNOWN, AuditRecord, Principal, Resource, Source, Trace
 from audit_middleware.shipping.keeper import Keeper
 
@@ -34,6 +33,8 @@ class Pipeline:
         self.problem_count = 0
         """Requests whose record could not be built as it should have been; a minimal one was written instead."""
         self.recorder = Recorder(settings, settings.keyring(), service=self.service, files=files)
+        self.is_waiting = self.recorder.watermark is not None
+        """Whether a response waits for more than the journal."""
         self._keeper = Keeper(settings, self.recorder)
         self._announced = False
         self.recorder.on_begin = self._start
@@ -57,19 +58,27 @@ class Pipeline:
         A record given up under policy ``allow`` is -1: counted and explained by the journal.
         """
         try:
-            return self.recorder.append(b"request", self._record(exchange))
+            record = exchange.close(time.perf_counter_ns())
+        except Exception as error:  # noqa: BLE001 - containment, see _contain
+            self._contain("a record in full", error)
+            record = self._minimal(exchange)
+        try:
+            return self.recorder.append(b"request", record)
         except JournalError:
             return None if self._denies(exchange) else -1
         except Exception as error:  # noqa: BLE001 - containment, see _contain
             self._contain("a request record", error)
             return -1
 
-    async def released(self, watermark: Watermark, seq: int, exchange: Exchange) -> bool:
-        """Wait until ``seq`` is synced or acknowledged; say whether the answer may be completed."""
+    async def released(self, seq: int, exchange: Exchange) -> bool:
+        """Wait until ``seq`` is synced or acknowledged, as the durability wants; say whether to complete the answer."""
+        watermark = self.recorder.watermark
+        if watermark is None or seq < 0:
+            return True
         self._keeper.wake()
         if await watermark.wait_async(seq, self.settings.wait_timeout):
             return True
-        LOGGER.error("audit: record %d was not %s in time", seq, self.settings.durability)
+        LOGGER.error("audit: record %d was not confirmed by %s in time", seq, self.settings.durability)
         return not self._denies(exchange)
 
     def event(self, record: AuditRecord) -> int:
@@ -84,23 +93,19 @@ class Pipeline:
         policy = self.settings.on_failure
         return policy == "deny" or (policy == "auto" and exchange.is_unsafe)
 
-    def _record(self, exchange: Exchange) -> AuditRecord:
-        """An exchange that cannot be closed still becomes a record: a minimal one, with its defect named."""
-        try:
-            return exchange.close(time.perf_counter_ns())
-        except Exception as error:  # noqa: BLE001 - containment, see _contain
-            self._contain("a record in full", error)
-            return AuditRecord(
-                service=self.service,
-                principal=Principal(UNKNOWN, "unknown", "unknown"),
-                source=Source(*exchange.source),
-                action=UNKNOWN,
-                outcome="unknown",
-                resource=Resource(UNKNOWN, UNKNOWN),
-                trace=Trace(exchange.request_id),
-                attempt=exchange.attempt,
-                defects=["record", "principal", "action", "outcome", "resource"],
-            )
+    def _minimal(self, exchange: Exchange) -> AuditRecord:
+        """An exchange that cannot be closed still becomes a record, with its defects named."""
+        return AuditRecord(
+            service=self.service,
+            principal=Principal(UNKNOWN, "unknown", "unknown"),
+            source=Source(*exchange.source),
+            action=UNKNOWN,
+            outcome="unknown",
+            resource=Resource(UNKNOWN, UNKNOWN),
+            trace=Trace(exchange.request_id),
+            attempt=exchange.attempt,
+            defects=["record", "principal", "action", "outcome", "resource"],
+        )
 
     def _contain(self, what: str, error: Exception) -> None:
         """The one place where an error of our own ends: the host application is served, the error is counted."""

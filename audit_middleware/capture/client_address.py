@@ -68,6 +68,8 @@ class AddressResolver:
     def _walk(self, hops: Sequence[str | None], peer: Address) -> tuple[str, Verdict]:
         """Right to left; a hop that cannot be read ends what can be known: the last one believed stands."""
         believed = peer
+        if not hops:
+            return str(peer), "unknown"
         for hop in reversed(hops[-MAX_HOPS:]):
             address = parse_address(hop) if hop else None
             if address is None:

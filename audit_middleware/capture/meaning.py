@@ -31,25 +31,14 @@ def outcome_from_status(status: int | None) -> Outcome:
 
 def said_outcome(said: object, notes: Plainer) -> Outcome | None:
     """Return the outcome the application gave; one that is none is a defect."""
-    if said is None:
-        return None
     if isinstance(said, str) and said in _OUTCOMES:
         return said  # type: ignore[return-value] # narrowed by membership
     notes.defects.append("outcome")
     return None
 
 
-def action_of(said: object, method: str, route: str, notes: Plainer) -> str:
-    """Return the action the application named, else ``METHOD /route/{template}``."""
-    if said is not None:
-        return notes.text(said, "action")[:MAX_ID]
-    return f"{method[:32]} {route}"
-
-
 def said_resource(said: object, notes: Plainer) -> Resource | None:
     """Read a `Resource`, ``(type, id)`` or ``"type:id"``; anything else is a defect."""
-    if said is None:
-        return None
     if isinstance(said, Resource):
         pair: tuple[object, object] = (said.type, said.id)
     elif isinstance(said, str) and ":" in said:
@@ -63,14 +52,18 @@ def said_resource(said: object, notes: Plainer) -> Resource | None:
     return Resource(notes.text(pair[0], "resource.type"), notes.text(pair[1], "resource.id"))
 
 
-def resource_of(route: str | None, params: Mapping[str, Any] | None, path: str, notes: Plainer) -> Resource:
+def resource_of(route: str | None, params: object, path: str, notes: Plainer) -> Resource:
     """Name a resource by its route: ``/orders/{id}`` with id 7 is ``orders`` 7, ``/orders`` is ``orders`` ``*``."""
     if route is None:
         return Resource("path", path)
     kind, names = _template(route)
     if not names:
         return Resource(kind, "*")
-    params = params or {}
+    params = params if isinstance(params, dict) else {}
+    if len(names) == 1:
+        value = params.get(names[0], UNKNOWN)
+        if type(value) is str and value.isascii() and len(value) <= MAX_ID:
+            return Resource(kind, value)
     values = [notes.text(params.get(name, UNKNOWN), f"resource.{name}") for name in names]
     return Resource(kind, "/".join(values)[:MAX_ID])
 

@@ -11,20 +11,17 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
 
     A mount leaves the path it matched in ``root_path``, behind what the server had put there (``initial_root``).
     """
-    path = getattr(scope.get("route"), "path", None)
+    route = scope.get("route")
+    path = getattr(route, "path", None) if route is not None else None
     if not isinstance(path, str):
         return None
     root = scope.get("root_path", "")
+    if root == initial_root:
+        return path or "/"
     mounted = root.removeprefix(initial_root)
     if not mounted or mounted == path:
         return path or "/"
-    return _mount_template(mounted, path, path_parameters(scope) or {}) + path
-
-
-def path_parameters(scope: MutableMapping[str, Any]) -> dict[str, Any] | None:
-    """Return the path parameters of the route that matched."""
-    params = scope.get("path_params")
-    return params if isinstance(params, dict) else None
+    return _mount_template(mounted, path, scope.get("path_params") or {}) + path
 
 
 def _mount_template(mounted: str, path: str, params: Mapping[str, Any]) -> str:

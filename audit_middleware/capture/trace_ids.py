@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 # W3C Trace Context, section 3.2.2; version ff is forbidden, all-zero ids are invalid
 _TRACEPARENT: Final = re.compile(
@@ -15,15 +20,10 @@ _TRACEPARENT: Final = re.compile(
 )
 
 
-class TraceIds(NamedTuple):
-    """Ids in lower-case hex: 32 digits for the trace, 16 for a span; None where there is none."""
+TraceIds = tuple[str | None, str | None, str | None]
+"""(trace id, span id, parent span id) in lower-case hex: 32 digits for the trace, 16 for a span; None where unknown."""
 
-    trace_id: str | None = None
-    span_id: str | None = None
-    parent_span_id: str | None = None
-
-
-NO_TRACE: Final = TraceIds()
+NO_TRACE: Final[TraceIds] = (None, None, None)
 
 
 def trace_ids(traceparent: bytes | None) -> TraceIds:
@@ -34,7 +34,11 @@ def trace_ids(traceparent: bytes | None) -> TraceIds:
     caller = parse_traceparent(traceparent) if traceparent else NO_TRACE
     if "opentelemetry.trace" not in sys.modules:
         return caller  # nobody can have opened a span
-    return _current_span(caller)
+    context = _span_reader()().get_span_context()
+    if not context.is_valid:
+        return caller
+    trace_id = f"{context.trace_id:032x}"
+    return trace_id, f"{context.span_id:016x}", caller[2] if caller[0] == trace_id else None
 
 
 def parse_traceparent(header: bytes) -> TraceIds:
@@ -42,15 +46,12 @@ def parse_traceparent(header: bytes) -> TraceIds:
     match = _TRACEPARENT.fullmatch(header)
     if match is None or (header[:2] == b"00" and match[3]):
         return NO_TRACE
-    return TraceIds(match[1].decode(), None, match[2].decode())
+    return match[1].decode(), None, match[2].decode()
 
 
-def _current_span(caller: TraceIds) -> TraceIds:
+@cache
+def _span_reader() -> Callable[[], Span]:
+    """Imported when the application has imported it, and once: an import statement per request costs more."""
     from opentelemetry.trace import get_current_span
 
-    context = get_current_span().get_span_context()
-    if not context.is_valid:
-        return caller
-    trace_id = f"{context.trace_id:032x}"
-    parent = caller.parent_span_id if caller.trace_id == trace_id else None
-    return TraceIds(trace_id, f"{context.span_id:016x}", parent)
+    return get_current_span

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +17,11 @@ FILTERS = ("service", "principal", "action", "resource", "outcome", "ip", "reque
 
 @click.command("search")
 @click.option("--url", help="The collector (default: AUDIT_COLLECTOR_URL); AUDIT_TOKEN is its token.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Search a collector's data folder instead, read only, without the collector.",
+)
 @click.option("--service", help="Name of the service.")
 @click.option("--principal", help="Who acted.")
 @click.option("--action", help="What was done, such as 'POST /orders' or orders.refund.")
@@ -30,14 +37,13 @@ FILTERS = ("service", "principal", "action", "resource", "outcome", "ip", "reque
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Records at most.")
 @click.option("--proof", is_flag=True, help="With --json: the exact line and its inclusion proof.")
 @json_option
-def command(url: str | None, limit: int, proof: bool, as_json: bool, **filters: str | None) -> None:
+def command(url: str | None, data: Path | None, limit: int, proof: bool, as_json: bool, **filters: str | None) -> None:
     """Search the records of a collector, newest first."""
     parameters: dict[str, Any] = {name: filters[name] for name in FILTERS if filters[name] is not None}
     parameters |= {"from": filters["from_"]} if filters["from_"] else {}
     parameters |= {"to": filters["to"]} if filters["to"] else {}
     parameters |= {"include": "line,proof"} if proof else {}
-    remote = Remote(collector_url(url), token=os.environ.get("AUDIT_TOKEN"))
-    found = pages(remote, parameters, limit)
+    found = _found(url, data, parameters, limit)
     if as_json:
         for record in found:
             print_json(record)
@@ -46,6 +52,18 @@ def command(url: str | None, limit: int, proof: bool, as_json: bool, **filters: 
         ("TIME", "SERVICE", "TYPE", "PRINCIPAL", "ACTION", "RESOURCE", "OUTCOME", "IP", "REQUEST ID"),
         [_row(item["record"]) for item in found],
     )
+
+
+def _found(url: str | None, data: Path | None, parameters: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+    if data is None:
+        return pages(Remote(collector_url(url), token=os.environ.get("AUDIT_TOKEN")), parameters, limit)
+    from audit_middleware.collector.offline import search_folder
+    from audit_middleware.collector.problems import Problem
+
+    try:
+        return iter(list(search_folder(data, parameters, limit)))
+    except Problem as error:
+        raise click.UsageError(error.detail) from error
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:

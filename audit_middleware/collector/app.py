@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import say_failure, say_http_error, say_problem
+from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem
 
 START_WAIT: Final = 2.0  # seconds; an index that takes longer is caught up while the port is open, and red
 _LOG: Final = "/log/{class_}/{period}"
@@ -66,7 +66,7 @@ class _Signature:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def signed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Audit-Collector"] = "1"
+                MutableHeaders(scope=message)[SIGNATURE] = "1"
             await send(message)
 
         await self._app(scope, receive, signed)

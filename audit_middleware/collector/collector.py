@@ -22,6 +22,7 @@ from audit_middleware.collector.problems import busy
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
 from audit_middleware.collector.settings import CollectorSettings
+from audit_middleware.errors import StorageError
 
 PROGRESS_SECONDS: Final = 5.0
 _log: Final = logging.getLogger(__name__)
@@ -44,11 +45,14 @@ class Collector:
     def open(self, *, wait: float | None = None) -> Self:
         """Open everything and start; wait at most ``wait`` seconds (None: as long as it takes) until it is ready.
 
-        A second call does nothing.
+        A second call does nothing. Raises `StorageError` too if it fails at getting ready meanwhile.
         """
         if self._open is None:
             self._open = _Open(self.settings, self.metrics, self._progress)
-        self._open.committer.wait_until_ready(wait)
+        if not self._open.committer.wait_until_ready(wait) and self.state == "failed":
+            reason = self.reason
+            self.close()
+            raise StorageError(reason)
         return self
 
     def close(self) -> None:

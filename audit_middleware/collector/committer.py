@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from audit_middleware.collector.group import Batch
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem, busy
+
+_log: Final = logging.getLogger(__name__)
 
 State = Literal["starting", "ready", "failed", "closed"]
 
@@ -49,6 +52,7 @@ class Committer:
         self._closing = False
         self._last_beat = clock()
         self._happened = False
+        self._taken: Sequence[Batch] = ()
         self._thread = threading.Thread(target=self._run, name="audit-committer", daemon=True)
 
     @property
@@ -98,18 +102,17 @@ class Committer:
             self._work.stop()
             self._become("closed", "the collector is closed")
         except Exception as error:  # noqa: BLE001 - named containment point: whatever it was, the chain is in doubt
+            _log.critical("the collector stops accepting", exc_info=error)
             self._become("failed", f"the collector has stopped accepting: {type(error).__name__}: {error}")
+        _refuse(self._taken, busy("collector-failed", "the commit failed; nobody knows how far it came", seconds=30))
         self._refuse_waiting()
 
     def _commit_all(self) -> None:
         while True:
-            batches = self._take()
-            if batches:
+            self._taken = self._take()
+            if self._taken:
                 self._happened = True
-                try:
-                    self._work.commit(batches)
-                finally:
-                    _refuse(batches, busy("collector-failed", "the commit failed; nobody knows how far it came"))
+                self._work.commit(self._taken)
             elif self._closing:
                 return
             self._beat()

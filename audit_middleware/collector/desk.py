@@ -91,6 +91,7 @@ class Desk:
     def _judge_batch(self, batch: Batch, group: Group) -> None:
         """Judge the lines in order; one that cannot be kept ends the batch, which is asked for again."""
         start = group.end
+        self._judge.begin_batch()
         try:
             for line in batch.lines:
                 judged = self._judge.judge(line, batch.caller, group.log)
@@ -103,6 +104,8 @@ class Desk:
     def _take(self, judged: Judged, caller: Caller, group: Group) -> None:
         name = judged.name.decode()
         held = self._quarantine.reason(name)
+        if held is None and name in group.held:
+            held = group.held[name].reason
         if judged.entry is not None:
             group.admit(judged, judged.entry, caller.name)
         if judged.reason is None:
@@ -110,9 +113,8 @@ class Desk:
                 group.moves[name] = ADMITTED
                 group.say_quarantined(judged, held, caller.name, admitted=True)
         elif held is None:
-            if name not in group.held:
-                group.keep(judged, judged.reason, caller)
-                group.say_quarantined(judged, judged.reason, caller.name)
+            group.keep(judged, judged.reason, caller)
+            group.say_quarantined(judged, judged.reason, caller.name)
         elif held in UNDECIDED and judged.reason not in UNDECIDED and name not in group.moves:
             group.moves[name] = judged.reason
             group.say_quarantined(judged, judged.reason, caller.name)
@@ -141,15 +143,21 @@ class Desk:
         if not group.lines:
             return group.log.ledger.checkpoint
         commit = group.log.ledger.append(group.lines, group.leaves)
-        origin = group.log.origin
-        number = self._numbers.setdefault(origin, self._index.log_number(origin))
+        origin, root = group.log.origin, group.log.ledger.root
         states, asides = self.streams.take_moved(), self._judge.asides
-        self._index.put(IndexBatch(number, origin, commit.first, group.entries, group.log.ledger.root, states, asides))
+        self._index.put(IndexBatch(self._number(origin), origin, commit.first, group.entries, root, states, asides))
         self._judge.events, self._judge.asides = [], []
         if self.streams.is_crowded:
             self._index.flush()
             self.streams.trim()
         return commit.checkpoint
+
+    def _number(self, origin: str) -> int:
+        """Return the number of a log in the index; a new one comes behind those that wait to be written."""
+        if origin not in self._numbers:
+            self._index.flush()
+            self._numbers[origin] = self._index.log_number(origin)
+        return self._numbers[origin]
 
     def _commit_own(self, type_: str, payload: Payload) -> None:
         group = self._new_group()

@@ -45,7 +45,9 @@ class DataFolder:
         self.path = settings.data
         self._files = Durable()
         try:
-            make_folders(self._files, self.path)
+            if not self.path.is_dir():
+                make_folders(self._files, self.path)
+                self.path.chmod(0o700)  # records name people
             self._lock = os.open(self.path / "collector.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(f"cannot open the data folder {self.path}: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """The index follows the ledgers in a thread of its own and answers where things are. It is disposable.
 
-A batch is one group commit: its rows, the states of the streams it moved, and the root it led to, in one transaction.
-So the index stands at one size of each log at any time, and the ledger's tail completes it.
+A batch is one group commit: its rows, the states of the streams it moved, and the root it led to. Batches are
+written whole, so the index stands at one size of each log at any time, and the ledger's tail completes it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index_rows import COLUMNS, Entry, Row, entry_id, row, split_id
-from audit_middleware.collector.index_schema import connect, prepare, unusable
+from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
 from audit_middleware.collector.streams import StreamState
 from audit_middleware.errors import StorageError
 
 MAX_WAITING: Final = 16  # batches; beyond that the committer waits for the index
-CHUNK: Final = 2000  # rows a statement: one step without the GIL, and fewer variables than SQLite allows
-_INSERT: Final = "INSERT INTO records VALUES "
+CHUNK: Final = 1000  # rows a statement: one step without the GIL, and fewer variables than SQLite allows
 _ROW: Final = f"({', '.join('?' * len(COLUMNS))})"
-_INSERT_ONE: Final = _INSERT + _ROW
-_INSERT_CHUNK: Final = _INSERT + ", ".join([_ROW] * CHUNK)
+_CHUNK: Final = ", ".join([_ROW] * CHUNK)
+_TS: Final = COLUMNS.index("ts")
+_SPAN: Final = (
+    "INSERT INTO parts VALUES (?, ?, ?) ON CONFLICT (number)"
+    " DO UPDATE SET oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)"
+)
 _STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -121,13 +124,15 @@ class Index:
 
     def locate(self, stream: str, seq: int) -> tuple[int, int] | None:
         """Return log number and entry index of the line (stream, seq)."""
-        found = self._one(
-            "SELECT id FROM records WHERE stream = (SELECT number FROM streams WHERE stream = ?) AND seq = ?"
-            " ORDER BY id LIMIT 1",
-            stream,
-            seq,
-        )
-        return split_id(found[0]) if found else None
+        number = self._one("SELECT number FROM streams WHERE stream = ?", stream)
+        if number is None:
+            return None
+        for (part,) in self._all("SELECT number FROM parts ORDER BY number DESC"):
+            sql = f"SELECT min(id) FROM records_{part} WHERE stream = ? AND seq = ?"  # noqa: S608 - a number of ours
+            found = self._one(sql, number[0], seq)
+            if found is not None and found[0] is not None:
+                return split_id(found[0])
+        return None
 
     def aside(self, stream: str, seq: int) -> str | None:
         """Return the leaf of the line with a good seal that was set aside at (stream, seq)."""
@@ -144,27 +149,41 @@ class Index:
             raise unusable(self.path, str(error)) from error
 
     def _run(self) -> None:
-        while (batch := self._waiting.get()) is not None:
+        running = True
+        while running:
+            batches = self._take()
+            running = batches[-1] is not None
             try:
                 if self.failure is None:
-                    write(self._writer, batch)
+                    write(self._writer, [batch for batch in batches if batch is not None])
             except Exception as error:  # noqa: BLE001 - named containment point: kept, and raised by the next flush
                 self.failure = f"{type(error).__name__}: {error}"
             with self._written:
-                self._done += 1
+                self._done += len(batches)
                 self._written.notify_all()
 
+    def _take(self) -> list[Batch | None]:
+        """Wait for a batch, then take all that wait: rows of one transaction share the pages they dirty."""
+        batches = [self._waiting.get()]
+        while batches[-1] is not None:
+            try:
+                batches.append(self._waiting.get_nowait())
+            except queue.Empty:
+                break
+        return batches
 
-def write(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write one batch in one transaction."""
+
+def write(connection: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+    """Write batches in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        first = entry_id(batch.log, batch.first)
-        _insert(connection, [row(number, entry) for number, entry in enumerate(batch.entries, first)])
-        connection.executemany(_STREAM, batch.streams)
-        connection.executemany("INSERT OR IGNORE INTO asides VALUES (?, ?, ?)", batch.asides)
-        place = (batch.log, batch.origin, batch.first + len(batch.entries), batch.root)
-        connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", place)
+        for batch in batches:
+            first = entry_id(batch.log, batch.first)
+            _insert(connection, [row(number, entry) for number, entry in enumerate(batch.entries, first)])
+            connection.executemany(_STREAM, batch.streams)
+            connection.executemany("INSERT OR IGNORE INTO asides VALUES (?, ?, ?)", batch.asides)
+            place = (batch.log, batch.origin, batch.first + len(batch.entries), batch.root)
+            connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", place)
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
@@ -172,10 +191,24 @@ def write(connection: sqlite3.Connection, batch: Batch) -> None:
 
 
 def _insert(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    for part, some in groupby(rows, key=_part_of):
+        _insert_part(connection, part, list(some))
+
+
+def _insert_part(connection: sqlite3.Connection, part: int, rows: list[Row]) -> None:
+    make_part(connection, part)
+    into = f"INSERT INTO records_{part} VALUES "  # noqa: S608 - a number of ours
     whole = len(rows) - len(rows) % CHUNK
     for start in range(0, whole, CHUNK):
-        connection.execute(_INSERT_CHUNK, list(chain.from_iterable(rows[start : start + CHUNK])))
-    connection.executemany(_INSERT_ONE, rows[whole:])
+        connection.execute(into + _CHUNK, list(chain.from_iterable(rows[start : start + CHUNK])))
+    connection.executemany(into + _ROW, rows[whole:])
+    times = [values[_TS] for values in rows]
+    connection.execute(_SPAN, (part, min(times), max(times)))
+
+
+def _part_of(values: Row) -> int:
+    number: int = values[0]
+    return number >> PART_BITS
 
 
 def remove(path: Path) -> None:

@@ -1,4 +1,9 @@
-"""The tables of the index. Nothing in it is evidence: all of it is read from the ledgers."""
+"""The tables of the index. Nothing in it is evidence: all of it is read from the ledgers.
+
+Records lie in parts of `PART_BITS` entries, each a table with indexes of its own. Keys such as trace ids come in no
+order, and in one large tree every row would dirty a page of its own; the trees of the part being filled stay small,
+so that a row costs the same at 10^5 records and at 10^7.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Final
 from audit_middleware.errors import StorageError
 
 VERSION: Final = 1
+PART_BITS: Final = 17
 SCHEMA: Final = """
 CREATE TABLE logs (number INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, root BLOB NOT NULL);
 CREATE TABLE streams (
@@ -16,19 +22,22 @@ CREATE TABLE streams (
     head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL
 );
 CREATE TABLE asides (stream TEXT, seq INTEGER, leaf TEXT NOT NULL, PRIMARY KEY (stream, seq)) WITHOUT ROWID;
-CREATE TABLE records (
+CREATE TABLE parts (number INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL);
+PRAGMA user_version = 1;
+"""
+PART: Final = """
+CREATE TABLE records_{0} (
     id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, seq INTEGER NOT NULL, type TEXT NOT NULL, ts INTEGER NOT NULL,
     service TEXT, principal TEXT, action TEXT, resource_type TEXT, resource_id TEXT, outcome TEXT, ip TEXT,
     request_id TEXT, trace_id TEXT
 );
-CREATE INDEX records_by_stream ON records (stream, seq);
-CREATE INDEX records_by_time ON records (ts);
-CREATE INDEX records_by_principal ON records (principal, ts) WHERE principal IS NOT NULL;
-CREATE INDEX records_by_resource ON records (resource_id, ts) WHERE resource_id IS NOT NULL;
-CREATE INDEX records_by_action ON records (action, ts) WHERE action IS NOT NULL;
-CREATE INDEX records_by_request ON records (request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX records_by_trace ON records (trace_id) WHERE trace_id IS NOT NULL;
-PRAGMA user_version = 1;
+CREATE INDEX records_{0}_by_stream ON records_{0} (stream, seq);
+CREATE INDEX records_{0}_by_time ON records_{0} (ts);
+CREATE INDEX records_{0}_by_principal ON records_{0} (principal, ts) WHERE principal IS NOT NULL;
+CREATE INDEX records_{0}_by_resource ON records_{0} (resource_id, ts) WHERE resource_id IS NOT NULL;
+CREATE INDEX records_{0}_by_action ON records_{0} (action, ts) WHERE action IS NOT NULL;
+CREATE INDEX records_{0}_by_request ON records_{0} (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX records_{0}_by_trace ON records_{0} (trace_id) WHERE trace_id IS NOT NULL;
 """
 
 
@@ -38,7 +47,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -65536")
     connection.execute("PRAGMA mmap_size = 1073741824")
-    connection.execute("PRAGMA wal_autocheckpoint = 8000")
+    connection.execute("PRAGMA wal_autocheckpoint = 16000")
     return connection
 
 
@@ -51,7 +60,6 @@ def prepare(path: Path) -> sqlite3.Connection:
         connection = connect(path)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            connection.execute("PRAGMA page_size = 8192")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript("BEGIN;" + SCHEMA + "COMMIT;")
             version = VERSION
@@ -61,6 +69,13 @@ def prepare(path: Path) -> sqlite3.Connection:
         connection.close()
         raise unusable(path, f"it has version {version}, not {VERSION}")
     return connection
+
+
+def make_part(connection: sqlite3.Connection, number: int) -> None:
+    """Make the tables of a part, inside the transaction that fills it, unless they are there."""
+    if connection.execute("SELECT 1 FROM parts WHERE number = ?", (number,)).fetchone() is None:
+        for statement in PART.format(number).split(";\n")[:-1]:
+            connection.execute(statement)
 
 
 def unusable(path: Path, why: str) -> StorageError:

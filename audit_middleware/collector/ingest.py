@@ -19,7 +19,7 @@ from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
 from audit_middleware.record import Payload
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.parse import parse_rec
-from audit_middleware.sealing.seal import Frame, SealVerifier, leaf_hash, parse_frame
+from audit_middleware.sealing.seal import BLOCK_BITS, MAX_STEPS, Frame, SealVerifier, leaf_hash, parse_frame
 from audit_middleware.sealing.stream import Step
 from audit_middleware.sealing.text import b64url
 
@@ -65,9 +65,14 @@ class Judge:
         self.events: list[GapEvent] = []
         self.asides: list[Aside] = []
         self._seals = SealVerifier(keyring)
+        self._steps = MAX_STEPS
         self._streams = streams
         self._memory = memory
         self._quarantine = quarantine
+
+    def begin_batch(self) -> None:
+        """Give the next lines a fresh budget of ratchet steps."""
+        self._steps = MAX_STEPS
 
     def judge(self, line: bytes, caller: Caller, log: Log) -> Judged:
         """Return what becomes of ``line``, which goes to ``log`` if it is admitted.
@@ -102,7 +107,9 @@ class Judge:
         stream = self._streams.find(frame.stream) or self._streams.fresh(frame.stream)
         if stream.service is not None:
             _require_service(stream.service, caller)
-        self._seals.verify_seal(line, frame)
+        reached = stream.follower.next
+        self._pay((frame.seq - reached) >> BLOCK_BITS)
+        self._seals.verify_seal(line, frame, reached=reached)
         step = stream.follower.judge(frame, name)
         if step is Step.BROKEN:
             raise _SetAside("sequence")
@@ -116,6 +123,13 @@ class Judge:
         self.events += self._streams.move(stream, frame, name)
         self._memory.remember(frame.stream, frame.seq, name, log)
         return Entry(stream.number, frame, payload)
+
+    def _pay(self, steps: int) -> None:
+        """Bound what the claims of one batch can cost: a bad mac shows only after all the steps to its block."""
+        if steps > 0:
+            self._steps -= steps
+            if self._steps < 0:
+                raise _SetAside("jump")
 
     def _log_of_seen(self, name: bytes, frame: Frame) -> Log:
         known = self._memory.find(frame.stream, frame.seq)

@@ -12,6 +12,7 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.errors import StorageError
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url
+from audit_middleware.tlog.tiles import WIDTH
 
 GENERATION: Final = 100_000  # lines; more than one group commit can hold
 
@@ -31,6 +32,8 @@ class Memory:
         self._logs = logs
         self._newer: dict[tuple[str, int], Known] = {}
         self._older: dict[tuple[str, int], Known] = {}
+        self._origins: dict[int, str] = {}
+        self._read: tuple[Log | None, int, list[bytes]] = (None, 0, [])  # entries read last: re-sent lines lie together
 
     def remember(self, stream: str, seq: int, leaf: bytes, log: Log | None) -> None:
         """Note the line that takes a place; it need not be indexed yet."""
@@ -49,8 +52,21 @@ class Memory:
         if found is None:
             aside = self._index.aside(stream, seq)
             return Known(aside.encode(), None) if aside else None
-        origin = self._index.origins()[found[0]]
-        log = self._logs.by_origin(origin)
+        log = self._log(found[0])
+        return Known(b64url(leaf_hash(self._entry(log, found[1]))), log)
+
+    def _entry(self, log: Log, index: int) -> bytes:
+        read, first, entries = self._read
+        if read is not log or not first <= index < first + len(entries):
+            first = index - index % WIDTH
+            entries = list(log.ledger.entries(first, min(first + WIDTH, log.ledger.size) - 1))
+            self._read = (log, first, entries)
+        return entries[index - first]
+
+    def _log(self, number: int) -> Log:
+        if number not in self._origins:
+            self._origins = self._index.origins()
+        log = self._logs.by_origin(self._origins[number])
         if log is None:
-            raise StorageError(f"the index names the log {origin}, which is not here")
-        return Known(b64url(leaf_hash(log.ledger.entry(found[1]))), log)
+            raise StorageError(f"the index names the log {self._origins[number]}, which is not here")
+        return log

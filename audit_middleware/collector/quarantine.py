@@ -18,7 +18,7 @@ from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.errors import StorageError
 
 ADMITTED: Final = "admitted"
-UNDECIDED: Final = frozenset({"unknown_key", "service"})
+UNDECIDED: Final = frozenset({"unknown_key", "service", "jump"})
 """Reasons that say nothing of the line itself: the same line can get a better verdict later."""
 _NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
 

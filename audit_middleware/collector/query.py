@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from audit_middleware.collector.index import Index
 from audit_middleware.collector.index_rows import split_id
 from audit_middleware.collector.index_schema import connect, unusable
-from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.errors import StorageError
 
@@ -22,6 +22,8 @@ MAX_LIMIT: Final = 500
 DEFAULT_LIMIT: Final = 100
 MAX_VALUE: Final = 4096
 READ_WAIT: Final = 2.0  # seconds a search waits for the index to take what was answered before it
+SEARCH_SECONDS: Final = 10.0  # after that a search is given up: it holds a thread
+PROGRESS_STEPS: Final = 100_000  # steps of SQLite's machine between two looks at the clock
 INCLUDES: Final = ("line", "proof")
 EQUALS: Final = ("service", "principal", "action", "outcome", "ip", "request_id", "trace_id", "type")
 PARAMETERS: Final = (*EQUALS, "resource", "stream", "from", "to", "limit", "cursor", "include")
@@ -75,10 +77,38 @@ def parse_query(items: Iterable[tuple[str, str]]) -> Query:
     )
 
 
+class SearchedIndex(Protocol):
+    """The index as a search needs it."""
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the index has what was answered before; raise `StorageError` when it is broken."""
+
+
+class SearchedLog(Protocol):
+    """A log as a search needs it; both raise `BadLedger` for what is damaged."""
+
+    def entry(self, index: int) -> bytes:
+        """Return one sealed line."""
+
+    def proof(self, index: int) -> bytes:
+        """Return the tlog-proof of an entry."""
+
+
+class SearchedLogs(Protocol):
+    """The logs an index speaks of."""
+
+    def by_origin(self, origin: str) -> SearchedLog | None:
+        """Return the log of an origin."""
+
+
 class Reader:
     """Answers searches; safe from any thread."""
 
-    def __init__(self, index: Index, logs: Logs) -> None:
+    def __init__(self, index: SearchedIndex, logs: SearchedLogs) -> None:
         self._index = index
         self._logs = logs
 
@@ -94,15 +124,19 @@ class Reader:
         return Page(found, f"{rows[query.limit - 1][1]}.{rows[query.limit - 1][0]}" if more else None)
 
     def _select(self, query: Query) -> list[tuple[int, int, str]]:
-        where = f"WHERE {' AND '.join(query.conditions)} " if query.conditions else ""
-        sql = f"SELECT id, ts FROM records {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - our own conditions
         try:
             with closing(connect(self._index.path)) as connection:
+                connection.set_progress_handler(_deadline(SEARCH_SECONDS), PROGRESS_STEPS)
+                connection.execute("BEGIN")
                 origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
-                rows = connection.execute(sql, (*query.values, query.limit + 1)).fetchall()
+                rows = _newest(connection, query)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise Problem(
+                    503, "search-too-slow", "narrow it: add from and to, a principal or a resource"
+                ) from error
             raise unusable(self._index.path, str(error)) from error
-        return [(number, ts, origins[split_id(number)[0]]) for number, ts in rows]
+        return [(number, ts, origins[split_id(number)[0]]) for ts, number in rows]
 
     def _found(self, number: int, origin: str, include: frozenset[str]) -> Found:
         log, index = self._log(origin), split_id(number)[1]
@@ -115,11 +149,33 @@ class Reader:
             proof=log.proof(index).decode() if "proof" in include else None,
         )
 
-    def _log(self, origin: str) -> Log:
+    def _log(self, origin: str) -> SearchedLog:
         log = self._logs.by_origin(origin)
         if log is None:
             raise StorageError(f"the index names the log {origin}, which is not here")
         return log
+
+
+def _newest(connection: sqlite3.Connection, query: Query) -> list[tuple[int, int]]:
+    """Return time and id of the newest matches, one more than asked for, part by part.
+
+    A part whose newest record is older than all that were found has nothing to add.
+    """
+    where = f"WHERE {' AND '.join(query.conditions)} " if query.conditions else ""
+    wanted = query.limit + 1
+    found: list[tuple[int, int]] = []
+    for part, newest in connection.execute("SELECT number, newest FROM parts ORDER BY newest DESC").fetchall():
+        if len(found) == wanted and newest < found[-1][0]:
+            break
+        sql = f"SELECT ts, id FROM records_{part} {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - of our own
+        found = sorted([*found, *connection.execute(sql, (*query.values, wanted))], reverse=True)[:wanted]
+    return found
+
+
+def _deadline(seconds: float) -> Callable[[], bool]:
+    """Return a handler that interrupts a statement after ``seconds``."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
 
 
 def _condition(name: str, value: str) -> tuple[str, tuple[str | int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,7 @@ from audit_middleware.errors import ConfigurationError
 
 GRACE: Final = 2  # seconds open requests get after SIGTERM
 BACKLOG: Final = 1024
+GC_THRESHOLD: Final = (50_000, 20, 20)  # records are no cycles: at 700 the collector of garbage takes 7 % of ingest
 
 Announce = Callable[[Collector, str], None]
 """Called with the open collector and its URL before the first request."""
@@ -25,6 +27,7 @@ def serve(settings: CollectorSettings, announce: Announce = lambda _collector, _
 
     Raises `ConfigurationError` for an address that cannot be had, and what `Collector` raises.
     """
+    gc.set_threshold(*GC_THRESHOLD)
     with bind(settings.host, settings.port) as listener, Collector(settings).open(wait=START_WAIT) as collector:
         announce(collector, url_of(listener))
         uvicorn.Server(_config(collector)).run(sockets=[listener])

@@ -104,7 +104,8 @@ class Streams:
             self.next_number += 1
             self._streams[follower.stream] = stream
         self._moved[follower.stream] = stream
-        stream.closed = frame.type == "close"
+        if frame.seq >= follower.next:  # a late line says nothing of the end
+            stream.closed = frame.type == "close"
         before = follower.gaps
         if frame.seq < follower.next:
             before = before.copy()

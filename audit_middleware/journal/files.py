@@ -6,6 +6,7 @@ so that nobody can swap a folder under a running writer.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import Final
@@ -37,9 +38,8 @@ class Files:
         """Return a second descriptor of the same open file."""
         return os.dup(fd)
 
-    def write(self, fd: int, data: bytes) -> int:
-        """Write once; may write less than all."""
-        return os.write(fd, data)
+    write = staticmethod(os.write)  # every record passes here: no Python frame between
+    """Write once; may write less than all."""
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """Write at an offset, in place."""
@@ -111,7 +111,15 @@ def write_whole(files: Files, fd: int, data: bytes) -> None:
     """Write all of ``data``; a full disk shows as ``OSError`` from the write that follows a short one."""
     view = memoryview(data)
     while view:
-        view = view[files.write(fd, bytes(view)) :]
+        view = view[write_some(files, fd, view) :]
+
+
+def write_some(files: Files, fd: int, data: memoryview) -> int:
+    """Write once, at least one byte; a disk that takes none and says nothing is full."""
+    written = files.write(fd, bytes(data))
+    if not written:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return written
 
 
 def read_whole(files: Files, name: str, *, dir_fd: int, limit: int) -> bytes:

@@ -15,50 +15,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.cursor import FILE_BYTES
-from audit_middleware.journal.files import Files, write_whole
+from audit_middleware.journal.files import Files, write_some, write_whole
 from audit_middleware.journal.segment import SEGMENT_BYTES, segment_name
+from audit_middleware.journal.syncing import Backlog, SyncPart, SyncTicket, close_all
 
 RESERVE_BYTES: Final = 64 * 1024
 NEW_PREFIX: Final = ".new-"
-
-
-class SyncPart(NamedTuple):
-    """Bytes ``start`` to ``end`` of an open segment that were not synced yet."""
-
-    fd: int
-    start: int
-    end: int
-
-
-class SyncTicket(NamedTuple):
-    """What one sync has to cover; owns its descriptors."""
-
-    files: Files
-    parts: tuple[SyncPart, ...]
-    folder_fd: int
-    ordinal: int
-
-    def sync(self) -> OSError | None:
-        """Sync everything; return the first error instead of raising it, for `Journal.end_sync`."""
-        try:
-            for part in self.parts:
-                self.files.datasync(part.fd)
-            if self.folder_fd >= 0:
-                self.files.sync_folder(self.folder_fd)
-        except OSError as error:
-            return error
-        return None
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        for fd in (*(part.fd for part in self.parts), self.folder_fd):
-            if fd >= 0:
-                self.files.close(fd)
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SEGMENT_FAILED: Final = frozenset({errno.EIO, errno.EFBIG})  # another file may do what this one cannot
 
 
 class Journal:
@@ -76,56 +44,74 @@ class Journal:
         self._ordinal = 0
         self._offset = 0
         self._synced_offset = 0
-        self._full: tuple[SyncPart, ...] = ()
-        self._folder_is_dirty = False
+        self._backlog = Backlog(files)
+        self._is_torn = self._has_failed_sync = self._folder_is_dirty = False
+        self._streams_fd = streams_fd
         self._segment_fd = self._lock_fd = self._dir_fd = -1
         try:
-            self._create(streams_fd, meta)
+            self._create(meta)
         except OSError as error:
-            self.abandon()
+            self.discard()
             raise _journal_error("cannot begin a stream", error) from error
 
     def append(self, line: bytes) -> None:
         """Append one line (without LF) with one write; it survives the death of this process once this returns."""
         data = line + b"\n"
+        if self._is_torn:
+            self._new_segment()
         try:
-            written = self._files.write(self._segment_fd, data)
+            self._write(data)
         except OSError as error:
-            raise self._failed(error) from error
-        if written != len(data):
-            self._cut_back()
-            raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        self._offset += written
-        self.written_bytes += written
+            if error.errno not in _SEGMENT_FAILED or not self._offset:
+                raise self._failed(error) from error
+            self._new_segment()
+            try:
+                self._write(data)
+            except OSError as second:
+                raise self._failed(second) from second
+        self._offset += len(data)
+        self.written_bytes += len(data)
         if self._offset >= SEGMENT_BYTES:
             self._rotate()
 
     def begin_sync(self) -> SyncTicket | None:
         """Return what has to be synced so that all that was appended survives power loss; None when nothing has.
 
-        The caller syncs the ticket without the recorder's lock, and hands it to `end_sync` with it.
+        The caller syncs the ticket without the recorder's lock, and hands it to `end_sync` with it. `JournalError`
+        when a sync failed before and cannot be made good now either.
         """
-        if self._synced_offset == self._offset and not self._full:
+        if self._has_failed_sync or self._backlog.failed:
+            self._write_again()
+        if self._synced_offset == self._offset and not self._backlog.waiting:
             return None
-        current = SyncPart(self._files.duplicate(self._segment_fd), self._synced_offset, self._offset)
-        parts, self._full = (*self._full, current), ()
-        folder_fd = self._files.duplicate(self._dir_fd) if self._folder_is_dirty else -1
+        folder_fd = -1
+        try:
+            folder_fd = self._files.duplicate(self._dir_fd) if self._folder_is_dirty else -1
+            current = self._part(self._files.duplicate(self._segment_fd))
+        except OSError as error:
+            close_all(self._files, folder_fd)
+            raise _journal_error("cannot sync", error) from error
         self._folder_is_dirty = False
-        return SyncTicket(self._files, parts, folder_fd, self._ordinal)
+        return SyncTicket(self._files, (*self._backlog.take(), current), folder_fd)
 
     def end_sync(self, ticket: SyncTicket, error: OSError | None) -> None:
         """Note that the ticket was synced, or make good that it could not be.
 
-        After a failed sync the kernel calls the pages clean though they never reached the disk, so the same file
-        is never synced again: its lines go into a new segment, and that is synced. `JournalError` when that fails.
+        No file of a failed ticket is ever synced again: its lines go into a new segment, and that is synced.
+        `JournalError` when that fails; then the next `begin_sync` tries once more.
         """
-        try:
-            if error is not None:
-                self._rewrite(ticket, error)
-            elif ticket.ordinal == self._ordinal:
-                self._synced_offset = ticket.parts[-1].end
-        finally:
+        part = ticket.parts[-1]
+        if error is None or self._dir_fd < 0:
             ticket.close()
+            if error is not None:
+                raise _journal_error("closed, and not synced", error) from error
+            if part.ordinal == self._ordinal:
+                self._synced_offset = part.end
+            return
+        self._has_failed_sync = self._has_failed_sync or part.ordinal == self._ordinal
+        self._folder_is_dirty = True
+        self._backlog.fail(ticket, self._ordinal)
+        self._write_again()
 
     def check(self) -> str | None:
         """Look whether somebody removed, cut or swapped the segment; begin a new one and say what was found."""
@@ -153,16 +139,23 @@ class Journal:
 
         A forked child must not unlock: the lock is shared with its parent, and closing a copy leaves it held.
         """
-        for fd in (self._segment_fd, self._lock_fd, self._dir_fd, *(part.fd for part in self._full)):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    self._files.close(fd)
+        close_all(self._files, self._segment_fd, self._lock_fd, self._dir_fd)
         self._segment_fd = self._lock_fd = self._dir_fd = -1
-        self._full = ()
+        self._backlog.close()
 
-    def _create(self, streams_fd: int, meta: dict[str, Any]) -> None:
+    def discard(self) -> None:
+        """Let go of a stream that has no line, and remove its folder."""
+        with contextlib.suppress(OSError):
+            for name in self._files.names(self._dir_fd) if self._dir_fd >= 0 else ():
+                self._files.unlink(name, dir_fd=self._dir_fd)
+        for name in (NEW_PREFIX + self.stream, self.stream):
+            with contextlib.suppress(OSError):
+                self._files.remove_folder(name, dir_fd=self._streams_fd)
+        self.abandon()
+
+    def _create(self, meta: dict[str, Any]) -> None:
         """Others see the folder under its real name only when its lock is held (see `Spool.sweep`)."""
-        files, temporary = self._files, NEW_PREFIX + self.stream
+        files, streams_fd, temporary = self._files, self._streams_fd, NEW_PREFIX + self.stream
         files.make_folder(temporary, dir_fd=streams_fd)
         self._dir_fd = files.open_folder(temporary, dir_fd=streams_fd)
         self._lock_fd = files.create("lock", dir_fd=self._dir_fd)
@@ -187,21 +180,26 @@ class Journal:
         finally:
             self._files.close(fd)
 
-    def _failed(self, error: OSError) -> JournalError:
+    def _write(self, data: bytes) -> None:
+        """Write a line whole or, as far as that can be had, not at all; the write after a short one tells why."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[write_some(self._files, self._segment_fd, view) :]
+        except OSError:
+            self._is_torn = len(view) != len(data)
+            if self._is_torn:
+                with contextlib.suppress(OSError):
+                    self._files.truncate(self._segment_fd, self._offset)
+                    self._is_torn = False
+            raise
+
+    def _failed(self, error: OSError, what: str = "cannot append") -> JournalError:
         """Give up the reserve on a full disk, so that the record of the failure has room."""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _DISK_FULL:
             with contextlib.suppress(OSError):
                 self._files.unlink("reserve", dir_fd=self._dir_fd)
-        elif error.errno == errno.EIO:
-            with contextlib.suppress(JournalError):
-                self._new_segment()
-        return _journal_error("cannot append", error)
-
-    def _cut_back(self) -> None:
-        try:
-            self._files.truncate(self._segment_fd, self._offset)
-        except OSError:
-            self._new_segment()
+        return _journal_error(what, error)
 
     def _rotate(self) -> None:
         """Failing to begin the next segment is no failure of the line just written; the next one will tell."""
@@ -214,38 +212,32 @@ class Journal:
         try:
             fd = self._files.create(segment_name(ordinal), dir_fd=self._dir_fd, append=True)
         except OSError as error:
-            raise _journal_error("cannot begin a segment", error) from error
-        self._full = (*self._full, SyncPart(self._segment_fd, self._synced_offset, self._offset))
+            raise self._failed(error, "cannot begin a segment") from error
+        part = self._part(self._segment_fd)
+        self._backlog.add(part, has_failed=self._has_failed_sync)
         self._segment_fd, self._ordinal, self._offset, self._synced_offset = fd, ordinal, 0, 0
+        self._is_torn = self._has_failed_sync = False
         self._folder_is_dirty = True
 
-    def _rewrite(self, ticket: SyncTicket, error: OSError) -> None:
-        """Write the un-synced lines again, into a new segment, and sync that; readers know a line by its seq."""
-        try:
-            lost = b"".join(self._read_back(part) for part in (*ticket.parts[:-1], self._current_part(ticket)))
-            is_same_segment = ticket.ordinal == self._ordinal
+    def _part(self, fd: int) -> SyncPart:
+        return SyncPart(self._ordinal, fd, self._synced_offset, self._offset)
+
+    def _write_again(self) -> None:
+        """Write the lines of failed syncs into a new segment and sync that; readers know a line by its seq."""
+        if self._offset or self._is_torn or self._has_failed_sync:
             self._new_segment()
-            if is_same_segment:
-                *kept, left = self._full
-                self._full = tuple(kept)
-                self._files.close(left.fd)
+        try:
+            lost = self._backlog.read_failed()
+            self._is_torn = True  # until the copy stands whole
             write_whole(self._files, self._segment_fd, lost)
+            self._is_torn, self._offset, self._synced_offset = False, len(lost), len(lost)
+            self._has_failed_sync = True  # until this sync did not fail; the originals are kept as long
             self._files.datasync(self._segment_fd)
             self._files.sync_folder(self._dir_fd)
-        except OSError as second:
-            raise _journal_error("cannot sync", second) from error
-        self._offset = self._synced_offset = len(lost)
-
-    def _current_part(self, ticket: SyncTicket) -> SyncPart:
-        """The last part of a ticket, and what was appended to the same segment since."""
-        part = ticket.parts[-1]
-        return part._replace(end=self._offset) if ticket.ordinal == self._ordinal else part
-
-    def _read_back(self, part: SyncPart) -> bytes:
-        data = self._files.pread(part.fd, part.end - part.start, part.start)
-        if len(data) != part.end - part.start:
-            raise OSError(errno.EIO, "un-synced lines can no longer be read")
-        return data
+        except OSError as error:
+            raise _journal_error("cannot sync", error) from error
+        self._has_failed_sync = False
+        self._backlog.forget_failed()
 
     def _damage(self) -> str | None:
         """Compare what is open with what the folder shows under its name."""
@@ -254,6 +246,8 @@ class Journal:
             status = self._files.stat(self._segment_fd)
             if status.st_nlink == 0:
                 return f"segment {name} was removed"
+            if status.st_nlink > 1:
+                return f"segment {name} was given a second name"
             if status.st_size < self._offset:
                 return f"segment {name} was cut from {self._offset} to {status.st_size} bytes"
             if self._files.stat_name(name, dir_fd=self._dir_fd).st_ino != status.st_ino:

@@ -13,9 +13,9 @@ from typing import Final
 
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.cursor import Position
-from audit_middleware.journal.journal import SyncTicket
 from audit_middleware.journal.outbox import Pending
 from audit_middleware.journal.segment import Line, peek
+from audit_middleware.journal.syncing import SyncTicket
 
 MAX_LINES: Final = 10_000
 
@@ -78,6 +78,9 @@ class MemoryJournal:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+    def discard(self) -> None:
+        """There is nothing to remove."""
 
     def abandon(self) -> None:
         """A forked child starts with nothing: the lines are its parent's to deliver."""

@@ -7,6 +7,7 @@ after its writer died, or a sidecar. They all run this code. Segments are read, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from audit_middleware.sealing.text import b64url
 
 CHUNK_BYTES: Final = 256 * 1024
 _TAIL_BYTES: Final = 128 * 1024
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
 
 class Pending(NamedTuple):
@@ -45,9 +47,13 @@ class Outbox:
         self._folder_fd = folder_fd
         self._lock_fd = lock_fd
         self._cursor_fd = _open_cursor(files, folder_fd)
-        slot = decode_cursor(files.pread(self._cursor_fd, FILE_BYTES, 0))
-        self._generation = slot.generation
-        self.acked = self._find(slot.position)
+        try:
+            slot = decode_cursor(files.pread(self._cursor_fd, FILE_BYTES, 0))
+            self._generation = slot.generation
+            self.acked = self._find(slot.position)
+        except OSError:
+            _close(files, self._cursor_fd)
+            raise
 
     @classmethod
     def take(cls, files: Files, streams_fd: int, stream: str) -> Outbox | None:
@@ -65,7 +71,10 @@ class Outbox:
         return None
 
     def pending(self, limit: int, max_bytes: int) -> list[Pending]:
-        """Return up to ``limit`` lines behind what was acknowledged, at most ``max_bytes`` together, at least one."""
+        """Return up to ``limit`` lines behind what was acknowledged, at most ``max_bytes`` together, at least one.
+
+        Raises ``OSError`` when a segment is there and cannot be read.
+        """
         found: list[Pending] = []
         position, size = self.acked, 0
         while len(found) < limit:
@@ -94,6 +103,21 @@ class Outbox:
     def writer_is_dead(self) -> bool:
         """Whether the writer's lock is free; a stream is never opened for writing twice, so it stays free."""
         return _writer_is_dead(self._files, self._folder_fd)
+
+    def is_delivered(self) -> bool:
+        """Whether nothing is left that could be delivered; False also while that cannot be known.
+
+        A file that bears a segment's name and is not ours (a link, a FIFO, a second name) is never delivered, and
+        as long as it lies there nothing is removed either.
+        """
+        try:
+            return not self.pending(1, 1) and self._segments_are_ours()
+        except OSError:
+            return False
+
+    def _segments_are_ours(self) -> bool:
+        names = (segment_name(ordinal) for ordinal in self._ordinals() if ordinal >= self.acked.ordinal)
+        return all(_is_ours(self._files.stat_name(name, dir_fd=self._folder_fd)) for name in names)
 
     def left_bytes(self) -> int:
         """Return the bytes behind the acknowledged position, a torn tail counted."""
@@ -137,10 +161,13 @@ class Outbox:
             position = Position(position.seq, following[0], 0)
 
     def _lines_at(self, position: Position) -> list[Pending]:
+        """Only a segment that is not there, or is not ours, counts as empty; one that cannot be read now raises."""
         try:
             fd = self._files.open_existing(segment_name(position.ordinal), dir_fd=self._folder_fd)
-        except OSError:
-            return []
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return []
+            raise
         try:
             if not _is_ours(self._files.stat(fd)):
                 return []
@@ -191,9 +218,10 @@ def _writer_is_dead(files: Files, folder_fd: int) -> bool:
         fd = files.open_existing("lock", dir_fd=folder_fd, write=True)
     except FileNotFoundError:
         return True
-    is_free = files.lock(fd)
-    files.close(fd)
-    return is_free
+    try:
+        return files.lock(fd)
+    finally:
+        files.close(fd)
 
 
 def _left_bytes(files: Files, folder_fd: int, acked: Position) -> int:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -72,12 +72,12 @@ class Recorder:
             self._owner = me
             try:
                 seq = self._writer.append(type_, encoded)
+                has_begun = self._writer.has_begun and self._begun()
             finally:
                 if self._aside:
                     self._append_aside()
                 self._owner = 0
-        if self._writer.has_begun:
-            self._writer.has_begun = False
+        if has_begun:
             self.on_begin()
         return seq
 
@@ -85,14 +85,15 @@ class Recorder:
         """Return an id for a request: the stream's id and a counter."""
         if os.getpid() != self._pid:
             self._reborn()
-        return f"{self._writer.next_stream_id}.{next(self._request_numbers):x}"
+        return f"{self._writer.stream_id}.{next(self._request_numbers):x}"
 
     def ensure_ready(self) -> None:
         """Raise `JournalError` when the journal could not take a record now, as far as can be known."""
         if os.getpid() != self._pid:
             self._reborn()
-        with self._lock:
-            self._writer.ensure_ready()
+        if self._owner != threading.get_ident():
+            with self._held():
+                self._writer.ensure_ready()
 
     @property
     def watermark(self) -> Watermark | None:
@@ -106,34 +107,45 @@ class Recorder:
 
         The disk is waited for without the lock. Raises `JournalError`; the lines stay in the journal all the same.
         """
-        with self._lock:
-            sink, sealer = self._writer.sink, self._writer.sealer
+        if os.getpid() != self._pid:
+            return
+        with self._held():
+            sink, sealer, synced = self._writer.sink, self._writer.sealer, self.synced
             ticket = sink.begin_sync() if sink is not None else None
             seq = sealer.seq - 1 if sealer is not None else -1
         if ticket is not None and sink is not None:
             error = ticket.sync()
-            with self._lock:
+            with self._held():
                 sink.end_sync(ticket, error)
-        self.synced.advance(seq)
+        synced.advance(seq)
+
+    def acknowledge(self, stream: str, seq: int) -> None:
+        """Move the acknowledged watermark, if ``stream`` is still the one that is being written."""
+        with self._held():
+            if self.stream == stream:
+                self.acknowledged.advance(seq)
 
     def upkeep(self) -> None:
         """Watch the files, the bounds and the beat; the keeper thread calls this once a second. Never raises."""
         if os.getpid() != self._pid:
             return
-        with self._lock:
-            self._owner = threading.get_ident()
+        with self._held():
             try:
                 self._writer.upkeep()
             except JournalError as error:
                 self._writer.complain(error)
-            finally:
-                self._owner = 0
 
     def close(self) -> None:
-        """Seal the ``close`` record and let the stream go. Never raises; a later record begins a new stream."""
-        if os.getpid() == self._pid:
-            with self._lock:
-                self._writer.close()
+        """Seal the ``close`` record and let the stream go. Never raises; a later record begins a new stream.
+
+        Called from inside an append (a signal handler) it does nothing: whoever closes at exit will.
+        """
+        if os.getpid() != self._pid or self._owner == threading.get_ident():
+            return
+        with contextlib.suppress(JournalError):
+            self.sync()
+        with self._held():
+            self._writer.close()
 
     @property
     def stream(self) -> str | None:
@@ -155,6 +167,24 @@ class Recorder:
     def saw_checkpoint(self, size: int) -> None:
         """Note the size of the newest checkpoint a receipt carried; beats report it."""
         self._writer.checkpoint_size = size
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock, and say who does: what interrupts this thread is put aside, and written at the end."""
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                if self._aside:
+                    self._append_aside()
+                self._owner = 0
+
+    def _begun(self) -> bool:
+        """A new stream counts from 0 again: what the old one reached says nothing about it."""
+        self._writer.has_begun = False
+        self.synced, self.acknowledged = Watermark(), Watermark()
+        return True
 
     def _put_aside(self, type_: bytes, encoded: bytes) -> int:
         if len(self._aside) >= MAX_ASIDE:

@@ -91,14 +91,20 @@ class Spool:
         return meta if isinstance(meta, dict) else {}
 
     def newest_head(self) -> StreamHead | None:
-        """Return the head of the stream begun last on this spool: the ``previous`` of the next ``open`` record."""
+        """Return the head of the stream begun last on this spool: the ``previous`` of the next ``open`` record.
+
+        A stream without a line is none: its process was killed before its first, no ledger will ever have it, and a
+        record that named it would look as if somebody had removed it.
+        """
         began = {name: self.meta(name).get("began_ns", 0) for name in self.streams()}
         last, last_began = self._last_removed()
-        newest = max(began, key=lambda name: (began[name], name), default=None)
-        if newest is None or began[newest] < last_began:
-            return last
-        end = self.end(newest)
-        return StreamHead(newest, end.seq, end.leaf, closed=end.closed) if end else StreamHead(newest)
+        for name in sorted(began, key=lambda name: (began[name], name), reverse=True):
+            if began[name] < last_began:
+                break
+            end = self.end(name)
+            if end is None or end.seq is not None:
+                return StreamHead(name, end.seq, end.leaf, closed=end.closed) if end else StreamHead(name)
+        return last
 
     def end(self, stream: str) -> StreamEnd | None:
         """Return where a stream ends now; None when it cannot be read."""
@@ -110,12 +116,15 @@ class Spool:
     def retire(self, outbox: Outbox) -> None:
         """Remove a dead stream that was delivered whole, keeping its head for the next ``open`` record."""
         end, began = self.end(outbox.stream), self.meta(outbox.stream).get("began_ns", 0)
-        if end is not None and began >= self._last_removed()[1]:
+        if end is not None and end.seq is not None and began >= self._last_removed()[1]:
             self._write_last(StreamHead(outbox.stream, end.seq, end.leaf, closed=end.closed), began)
         outbox.remove(self._streams_fd)
 
     def keep_aside(self, stream: str, name: str, data: bytes, why: dict[str, Any]) -> None:
-        """Put bytes that could not be delivered into ``quarantine/<stream>/``; the same name is kept once."""
+        """Put bytes that could not be delivered into ``quarantine/<stream>/``; the same name is kept once.
+
+        Raises ``OSError`` when they could not be kept.
+        """
         quarantine_fd = self._folder("quarantine")
         try:
             folder_fd = self._folder(stream, dir_fd=quarantine_fd)
@@ -123,8 +132,8 @@ class Spool:
             self.files.close(quarantine_fd)
         try:
             for suffix, content in ((".line", data), (".why.json", json.dumps(why).encode())):
-                with contextlib.suppress(FileExistsError):
-                    self._write_new(name + suffix, content, dir_fd=folder_fd)
+                if name + suffix not in self.files.names(folder_fd):
+                    self._replace(name + suffix, content, dir_fd=folder_fd)
         finally:
             self.files.close(folder_fd)
 
@@ -134,9 +143,7 @@ class Spool:
 
     def write_state(self, name: str, data: bytes) -> None:
         """Replace a small file beside the streams, whole or not at all; ``OSError`` when the disk will not."""
-        temporary = f".{name}-{os.getpid()}-{threading.get_ident()}"
-        self._write_new(temporary, data, dir_fd=self._root_fd)
-        self.files.rename(temporary, name, dir_fd=self._root_fd)
+        self._replace(name, data, dir_fd=self._root_fd)
 
     def sweep(self) -> None:
         """Remove folders that a process began and did not finish, once they are a minute old."""
@@ -175,10 +182,19 @@ class Spool:
             self.files.make_folder(name, dir_fd=at)
         return self.files.open_folder(name, dir_fd=at)
 
-    def _write_new(self, name: str, data: bytes, *, dir_fd: int) -> None:
-        fd = self.files.create(name, dir_fd=dir_fd)
+    def _replace(self, name: str, data: bytes, *, dir_fd: int) -> None:
+        """Write under a temporary name, then rename: nobody ever reads half of it."""
+        temporary = f".{name}-{os.getpid()}-{threading.get_ident()}"
+        with contextlib.suppress(FileNotFoundError):  # of a process with the same numbers that was killed here
+            self.files.unlink(temporary, dir_fd=dir_fd)
+        fd = self.files.create(temporary, dir_fd=dir_fd)
         try:
             write_whole(self.files, fd, data)
+            self.files.rename(temporary, name, dir_fd=dir_fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.files.unlink(temporary, dir_fd=dir_fd)
+            raise
         finally:
             self.files.close(fd)
 

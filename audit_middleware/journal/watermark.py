@@ -27,15 +27,17 @@ class Watermark:
             ready = [wake for wanted, wake in self._waiters if wanted <= seq]
             self._waiters = [waiter for waiter in self._waiters if waiter[0] > seq]
         for wake in ready:
-            wake()
+            with contextlib.suppress(RuntimeError):  # its event loop was closed: nobody waits there any more
+                wake()
 
     def wait(self, seq: int, timeout: float) -> bool:
         """Block this thread until ``seq`` is reached, at most ``timeout`` seconds; say whether it was."""
         reached = threading.Event()
         waiter = self._when(seq, reached.set)
-        is_reached = reached.wait(timeout)
-        self._forget(waiter)
-        return is_reached
+        try:
+            return reached.wait(timeout)
+        finally:
+            self._forget(waiter)
 
     async def wait_async(self, seq: int, timeout: float) -> bool:  # noqa: ASYNC109 - says whether, instead of raising
         """Wait in the running asyncio loop; under another event loop the waiting blocks it."""
@@ -50,8 +52,10 @@ class Watermark:
                 reached.set_result(None)
 
         waiter = self._when(seq, lambda: loop.call_soon_threadsafe(settle))
-        done, _ = await asyncio.wait([reached], timeout=timeout)
-        self._forget(waiter)
+        try:
+            done, _ = await asyncio.wait([reached], timeout=timeout)
+        finally:
+            self._forget(waiter)
         return bool(done)
 
     def _when(self, seq: int, wake: Callable[[], object]) -> _Waiter:

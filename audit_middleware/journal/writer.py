@@ -12,14 +12,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from audit_middleware.config import Settings
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.files import Files
-from audit_middleware.journal.journal import SyncTicket
 from audit_middleware.journal.lifecycle import Announcer
 from audit_middleware.journal.memory import MemoryJournal
+from audit_middleware.journal.sink import LineSink
 from audit_middleware.journal.spool import Spool
 from audit_middleware.record import Dropped, Payload, StreamHead
 from audit_middleware.sealing.encode import encode_rec
@@ -37,31 +37,8 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 LOGGER: Final = logging.getLogger("audit_middleware")
 
 
-class LineSink(Protocol):
-    """Where sealed lines go: a `Journal` on disk or a `MemoryJournal`."""
-
-    written_bytes: int
-
-    def append(self, line: bytes) -> None:
-        """Keep the line or raise `JournalError` and keep nothing of it."""
-
-    def begin_sync(self) -> SyncTicket | None:
-        """Say what has to be synced; None when nothing has."""
-
-    def end_sync(self, ticket: SyncTicket, error: OSError | None) -> None:
-        """Note how syncing the ticket went."""
-
-    def check(self) -> str | None:
-        """Say what somebody else did to the files; None when nothing."""
-
-    def restore_reserve(self) -> None:
-        """Make the reserve for the next full disk."""
-
-    def close(self) -> None:
-        """Let the stream go."""
-
-    def abandon(self) -> None:
-        """Close descriptors, nothing else: this is a forked child."""
+class _NotTried(JournalError):
+    """The disk was not asked again so soon; this must not put off the next time it is."""
 
 
 @dataclass(slots=True)
@@ -94,7 +71,6 @@ class StreamWriter:
         self.checkpoint_size: int | None = None
         self.sink: LineSink | None = None
         self.sealer: Sealer | None = None
-        self.next_stream = os.urandom(STREAM_BYTES)
         self.service = service
         self._settings = settings
         self._keyring = keyring
@@ -104,23 +80,27 @@ class StreamWriter:
         self._spool: Spool | None = None
         self._lost: Lost | None = None
         self._full = ""
+        self._choose_stream()
+        self._ready_until = 0.0
+        """Until then a record needs no look at the disk: the stream runs, nothing is lost or full."""
         self._retry_at = self._checked_at = self._beat_at = self._quiet_until = 0.0
-
-    @property
-    def next_stream_id(self) -> str:
-        """The id of the stream being written, or of the one the first record will begin."""
-        return self.sealer.stream if self.sealer is not None else b64url(self.next_stream).decode()
 
     def append(self, type_: bytes, encoded: bytes) -> int:
         """Seal and append one record, return its ``seq``; on `JournalError` the seq is consumed and remembered."""
-        self.tally.seen += 1
+        tally = self.tally
+        tally.seen += 1
         try:
-            self.ensure_ready()
+            if self._monotonic() >= self._ready_until:
+                self.ensure_ready()
             seq = self._write(type_, encoded)
-        except JournalError as error:
+        except _NotTried as error:
             self._lose(error)
             raise
-        self.tally.recorded += 1
+        except JournalError as error:
+            self._retry_at = self._monotonic() + RETRY_AFTER_S
+            self._lose(error)
+            raise
+        tally.recorded += 1
         return seq
 
     def upkeep(self) -> None:
@@ -131,8 +111,9 @@ class StreamWriter:
         self._checked_at = now
         self._check_files(self.sink)
         was_full, self._full = self._full, self._bound_reached()
+        self._ready_until = 0.0 if self._full or self._lost is not None else now + STALE_AFTER_S
         if was_full and not self._full:
-            self.sink.restore_reserve()
+            self._restore_reserve()
         if now - self._beat_at >= BEAT_EVERY_S and not self._full:
             self._beat_at = now
             self._write(b"beat", encode_rec(self._counters()))
@@ -164,7 +145,13 @@ class StreamWriter:
         if self._spool is not None:
             self._spool.close()
         self._spool = self.sink = self.sealer = None
-        self.next_stream = os.urandom(STREAM_BYTES)
+        self._ready_until = 0.0
+        self._choose_stream()
+
+    def _choose_stream(self) -> None:
+        """Choose the next stream's id: requests are numbered under it before their first record begins it."""
+        self._stream = os.urandom(STREAM_BYTES)
+        self.stream_id = b64url(self._stream).decode()
 
     def _write(self, type_: bytes, encoded: bytes) -> int:
         sealer, sink = self.sealer, self.sink
@@ -180,32 +167,44 @@ class StreamWriter:
 
         Raises `JournalError` while the journal could not take a record.
         """
-        is_clean = self.sink is not None and self._lost is None and not self._full
-        if is_clean and self._monotonic() - self._checked_at < STALE_AFTER_S:
-            return
         if self._lost is not None and self._monotonic() < self._retry_at:
-            raise JournalError(f"journal: not tried again within {RETRY_AFTER_S:.0f} s of: {self._lost.reason}")
+            raise _NotTried(f"journal: not tried again within {RETRY_AFTER_S:.0f} s of: {self._lost.reason}")
         if self.sink is None:
             self._begin()
         self.upkeep()
         if self._full:
             raise JournalError(f"journal: {self._full}", errno=errno.EDQUOT)
-        self._explain_lost()
+        if self._lost is not None:
+            self._explain_lost()
+            self._restore_reserve()
+        self._ready_until = self._checked_at + STALE_AFTER_S
 
-    def _begin(self) -> None:
-        previous = self._open_sink()
+    def _begin(self, left: StreamHead | None = None) -> None:
+        found = self._open_sink()
+        previous = left if left is not None else found
         self._beat_at = self._checked_at = self._monotonic()
         try:
             self._write(b"open", encode_rec(self._announcer.opened(self.service, previous)))
         except JournalError:
-            self.abandon()
+            if self.sink is not None:
+                self.sink.discard()
+            self._leave()
             raise
         self._number_what_was_lost()
         self.has_begun = True
 
+    def _begin_anew(self) -> None:
+        """Leave a stream that can no longer be written; the next one names the head it had."""
+        sealer, lost, head = self.sealer, self._lost, None
+        if sealer is not None:
+            after = lost.first if lost is not None and lost.count else sealer.seq
+            head = StreamHead(sealer.stream, after - 1, sealer.prev.decode())
+        self.abandon()
+        self._begin(head)
+
     def _open_sink(self) -> StreamHead | None:
         """Open the next stream's sink and sealer; return the head of the stream before it on this spool."""
-        sealer = Sealer(self._keyring, self.next_stream)
+        sealer = Sealer(self._keyring, self._stream)
         previous = None
         if self._settings.durability == "memory":
             self.sink = MemoryJournal(sealer.stream)
@@ -228,12 +227,14 @@ class StreamWriter:
     def _lose(self, error: JournalError) -> None:
         """Consume the number of a record that could not be written, and remember why."""
         self.tally.dropped += 1
-        self._retry_at = self._monotonic() + RETRY_AFTER_S
+        self._ready_until = 0.0
         if self._lost is None:
             seq = self.sealer.seq if self.sealer is not None else 0
             self._lost = Lost(seq, seq - 1, 0, str(error)[:200])
             self.complain(error)
         lost = self._lost
+        if not lost.count and self.sealer is not None:
+            lost.first = self.sealer.seq  # a beat may have been written since the last drop record
         lost.count += 1
         if self.sealer is not None and lost.count <= MAX_HOLE:
             lost.last = self.sealer.seq
@@ -255,8 +256,17 @@ class StreamWriter:
             self._write(b"drop", encode_rec(Dropped(self.service, lost.first, lost.last, lost.count, lost.reason)))
         self._lost = None
 
+    def _restore_reserve(self) -> None:
+        if self.sink is not None:
+            self.sink.restore_reserve()
+
     def _check_files(self, sink: LineSink) -> None:
-        found = sink.check()
+        """Say in the journal what somebody did to it; one whose folder is gone is given up for a new stream."""
+        try:
+            found = sink.check()
+        except JournalError as error:
+            found = str(error)
+            self._begin_anew()
         if found is not None:
             LOGGER.error("audit: somebody changed the journal of %s: %s", self.service, found)
             self._write(b"event", encode_rec(self._announcer.event(self.service, "audit.journal.tampered", found)))

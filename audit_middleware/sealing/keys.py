@@ -25,6 +25,7 @@ from audit_middleware.sealing.text import b64url, unb64url
 KEY_BYTES: Final = 32  # wire format, section 1: an application key has at least 32 bytes
 DEVELOPMENT_KID: Final = "dev"
 _KID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_KEY_FILE_BYTES: Final = 64 * 1024
 _STREAM_INFO: Final = b"audit-middleware/stream/v1"
 
 
@@ -87,14 +88,17 @@ def read_key_file(path: Path) -> Keyring:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise ConfigurationError(f"key file {path}: {error.strerror}") from error
-    with open(descriptor, encoding="utf-8", errors="replace") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"key file {path} is not a regular file")
         if status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigurationError(f"key file {path} has mode {mode:04o}; others can read it: chmod 600 {path}")
-        return parse_keys(file.read(), origin=str(path))
+        text = os.read(descriptor, _KEY_FILE_BYTES).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
+    return parse_keys(text, origin=str(path))
 
 
 def development_keyring(environ: Mapping[str, str] = os.environ) -> Keyring:

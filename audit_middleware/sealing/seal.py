@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from audit_middleware.errors import BadSeal, MalformedLine
 from audit_middleware.record import MAX_LINE
 from audit_middleware.sealing.keys import Keyring
-from audit_middleware.sealing.text import b64url, unb64url
+from audit_middleware.sealing.text import b64url, b64url_hash, unb64url
 
 STREAM_BYTES: Final = 16
 FIRST_PREV: Final = b"A" * 43
@@ -85,14 +85,16 @@ class Sealer:
     def seal(self, type_: bytes, ts: bytes, rec: bytes) -> bytes:
         """Return the sealed line of the next ``seq``, without LF; ``rec`` is encoded JSON of at most MAX_REC bytes."""
         body = b'%b%d,"prev":"%b","type":"%b","ts":"%b","rec":%b' % (self._prefix, self.seq, self.prev, type_, ts, rec)
-        self._ratchet = ratchet = self._ratchet.at(self.seq >> BLOCK_BITS)
+        ratchet = self._ratchet
+        if ratchet.block != self.seq >> BLOCK_BITS:
+            self._ratchet = ratchet = ratchet.at(self.seq >> BLOCK_BITS)
         mac = ratchet.mac.copy()
         mac.update(body)
-        return b'%b,"mac":"%b"}' % (body, b64url(mac.finalize()))
+        return b'%b,"mac":"%b"}' % (body, b64url_hash(mac.finalize()))
 
     def commit(self, line: bytes) -> None:
         """Move the chain behind ``line``, which is written."""
-        self.prev = b64url(leaf_hash(line))
+        self.prev = b64url_hash(sha256(_LEAF + line).digest())
         self.seq += 1
 
     def skip(self) -> None:
@@ -151,38 +153,43 @@ def _check_text(line: bytes) -> None:
 class SealVerifier:
     """Checks seals for any number of streams; remembers the ratchet of each, so that order makes it fast.
 
-    Not thread-safe: one owner. Memory is bounded by ``max_streams``.
+    Not thread-safe: one owner. Memory is bounded by ``max_streams``. Of each stream two ratchets are remembered, the
+    newest and that of the last late line, so that filling a gap does not begin at block 0 for every line.
     """
 
     def __init__(self, keyring: Keyring, *, max_streams: int = 4096) -> None:
         self._keyring = keyring
         self._max_streams = max_streams
         self._ratchets: dict[tuple[str, str], Ratchet] = {}
+        self._late: dict[tuple[str, str], Ratchet] = {}
 
-    def verify_seal(self, line: bytes, frame: Frame) -> None:
-        """Compare the MAC in constant time.
+    def verify_seal(self, line: bytes, frame: Frame, *, reached: int = 0) -> None:
+        """Compare the MAC in constant time; ``reached`` is a ``seq`` that the stream is known to have come to.
 
         Raises `UnknownKey` (unverifiable), `BadSeal` (altered, or sealed with another key), or `MalformedLine`
-        with rule ``jump`` for a ``seq`` further ahead than `MAX_STEPS` ratchet steps.
+        with rule ``jump`` for a ``seq`` further than `MAX_STEPS` ratchet steps ahead of everything known.
         """
-        ratchet = self._ratchet(line, frame)
+        ratchet = self._ratchet(line, frame, reached >> BLOCK_BITS)
         mac = ratchet.mac.copy()
         mac.update(line[:-TAIL_BYTES])
-        if not compare_digest(b64url(mac.finalize()), frame.mac):
+        if not compare_digest(b64url_hash(mac.finalize()), frame.mac):
             raise BadSeal(f"seq {frame.seq} of {frame.stream}: the mac does not match its bytes", line=line)
         self._remember((frame.kid, frame.stream), ratchet)
 
-    def _ratchet(self, line: bytes, frame: Frame) -> Ratchet:
-        block = frame.seq >> BLOCK_BITS
-        known = self._ratchets.get((frame.kid, frame.stream))
+    def _ratchet(self, line: bytes, frame: Frame, reached: int) -> Ratchet:
+        block, name = frame.seq >> BLOCK_BITS, (frame.kid, frame.stream)
+        known = self._ratchets.get(name)
+        if known is None or block < known.block:
+            known = self._late.get(name)
         if known is None or block < known.block:
             known = Ratchet(self._keyring.stream_key(frame.kid, unb64url(frame.stream.encode())))
-        if block - known.block > MAX_STEPS:
+        if block - max(known.block, reached) > MAX_STEPS:
             raise MalformedLine(f"seq {frame.seq} is too far ahead to be checked", line=line, rule="jump")
         return known.at(block)
 
     def _remember(self, name: tuple[str, str], ratchet: Ratchet) -> None:
-        known = self._ratchets
+        newest = self._ratchets.get(name)
+        known = self._ratchets if newest is None or ratchet.block >= newest.block else self._late
         if name not in known and len(known) >= self._max_streams:
             del known[next(iter(known))]
         known[name] = ratchet

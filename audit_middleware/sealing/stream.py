@@ -69,7 +69,7 @@ class StreamFollower:
         step = self.judge(frame, leaf)
         if step is Step.LATE:
             self._fill(frame, leaf)
-        elif step not in (Step.SEEN, Step.BROKEN):
+        elif step is not Step.SEEN and step is not Step.BROKEN:
             if step is Step.GAP:
                 self.gaps.append(Gap(self.next, frame.seq - 1, after=self.head, before=frame.prev))
             self.next, self.head = frame.seq + 1, leaf

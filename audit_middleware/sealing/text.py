@@ -15,6 +15,11 @@ def b64url(data: bytes) -> bytes:
     return b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=")
 
 
+def b64url_hash(digest: bytes) -> bytes:
+    """Encode 32 bytes as 43 characters; what `b64url` does, for the request path."""
+    return b2a_base64(digest, newline=False)[:43].translate(_TO_URL)
+
+
 def unb64url(text: bytes) -> bytes:
     """Decode base64url without padding; raise ``ValueError`` unless ``text`` is the canonical spelling."""
     data = a2b_base64(text.translate(_FROM_URL) + b"=" * (-len(text) % 4), strict_mode=True)

@@ -22,6 +22,7 @@ MAX_BATCH_BYTES: Final = 1024 * 1024  # wire format, section 5: after decompress
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
+_ATTEMPT_PER_READ: Final = 1.5
 _NEW_CLIENT_AFTER: Final = 5
 
 
@@ -93,9 +94,13 @@ class HTTPTransport:
         import httpx
 
         url = self._urls[0] + path
+        deadline = time.monotonic() + self.read_timeout_s * _ATTEMPT_PER_READ
         try:
             with self._connected().stream(method, url, content=body, headers=headers) as response:
-                content = self._read(response)
+                content = self._read(response, deadline)
+        except DeliveryError:
+            self._note_failure()
+            raise
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             self._note_failure()
             raise DeliveryError(f"{url}: {type(error).__name__}: {error}") from error
@@ -122,12 +127,15 @@ class HTTPTransport:
             )
         return self._client
 
-    def _read(self, response: httpx.Response) -> bytes:
+    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+        """Read an answer that is neither endless nor dripping: the read timeout bounds one read, not all of them."""
         content = b""
         for chunk in response.iter_bytes():
             content += chunk
             if len(content) > MAX_ANSWER_BYTES:
                 raise DeliveryError(f"{response.url}: an answer of more than {MAX_ANSWER_BYTES} bytes; no collector?")
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"{response.url}: the answer takes too long")
         return content
 
     def _note_failure(self) -> None:

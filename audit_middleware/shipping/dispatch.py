@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Final
 import msgspec
 
 from audit_middleware.config import Settings
-from audit_middleware.errors import JournalError
+from audit_middleware.errors import ConfigurationError, JournalError
 from audit_middleware.journal.outbox import Outbox
 from audit_middleware.journal.spool import Spool
 from audit_middleware.shipping.delivery import HTTPTransport
@@ -18,6 +19,7 @@ from audit_middleware.shipping.receipt import LogPins
 from audit_middleware.shipping.shipper import Deliverable, Shipper
 from audit_middleware.tlog.checkpoint import Checkpoint
 
+LOGGER: Final = logging.getLogger("audit_middleware")
 SCAN_EVERY_S: Final = 5.0
 _uniform: Final = random.SystemRandom().uniform
 _PINS_FILE: Final = "logs.json"
@@ -59,6 +61,7 @@ class Dispatch:
         self._monotonic = monotonic
         self._outboxes: dict[str, Outbox] = {}
         self._scan_at = 0.0
+        self._is_own_turn = True
 
     def turn(self) -> bool:
         """Take what can be taken, deliver one batch; say whether something was delivered."""
@@ -66,7 +69,10 @@ class Dispatch:
         if self._monotonic() >= self._scan_at and not self.shipper.backoff.is_open:
             self._scan_at = self._monotonic() + SCAN_EVERY_S * _uniform(0.8, 1.2)
             self.scan()
-        return self.shipper.turn(self._in_turn())
+        has_delivered = self.shipper.turn(self._in_turn())
+        if has_delivered:
+            self._is_own_turn = not self._is_own_turn
+        return has_delivered
 
     def scan(self) -> None:
         """Take every stream that may be taken now, and retire the dead ones that are delivered."""
@@ -75,12 +81,12 @@ class Dispatch:
             if stream not in self._outboxes:
                 self._take(stream)
         for stream, outbox in list(self._outboxes.items()):
-            if stream != self._own_stream() and not outbox.pending(1, 1) and outbox.writer_is_dead():
+            if stream != self._own_stream() and self._is_done(outbox):
                 self._retire(outbox)
 
     def waits(self) -> int:
         """Return how many of the streams taken still have lines to deliver."""
-        return sum(1 for outbox in self._outboxes.values() if outbox.pending(1, 1))
+        return sum(1 for outbox in self._outboxes.values() if not outbox.is_delivered())
 
     def release(self) -> None:
         """Let every outbox go, for whoever delivers next."""
@@ -96,22 +102,31 @@ class Dispatch:
         outbox = self._spool.outbox(stream)
         if outbox is None:
             return
-        if self._takes_living or stream == self._own_stream() or outbox.writer_is_dead():
+        try:
+            may_take = self._takes_living or stream == self._own_stream() or outbox.writer_is_dead()
+        except OSError:
+            may_take = False
+        if may_take:
             self._outboxes[stream] = outbox
         else:
             outbox.release()
 
     def _in_turn(self) -> list[Deliverable]:
-        """The own stream first, unless it had the last turn and others wait."""
+        """The own stream first in every second batch, so that neither keeps the other waiting."""
         own = self._own_stream()
         others: list[Deliverable] = [outbox for stream, outbox in self._outboxes.items() if stream != own]
         mine: list[Deliverable] = [self._outboxes[own]] if own in self._outboxes else []
-        own_first = self.shipper.shipped.delivered % 2 == 0
-        return mine + others if own_first else others + mine
+        return mine + others if self._is_own_turn else others + mine
+
+    @staticmethod
+    def _is_done(outbox: Outbox) -> bool:
+        """Whether the writer is dead and nothing is left; in this order, so that nothing is written in between."""
+        try:
+            return outbox.writer_is_dead() and outbox.is_delivered()
+        except OSError:
+            return False
 
     def _retire(self, outbox: Outbox) -> None:
-        if outbox.pending(1, 1):
-            return  # written between the look and the death of the writer
         del self._outboxes[outbox.stream]
         torn = outbox.left_bytes()
         self._spool.retire(outbox)
@@ -127,7 +142,7 @@ def dispatch_for(
 ) -> Dispatch:
     """Return a dispatch that delivers ``spool`` as ``settings`` say; the pinned log keys are remembered in the spool.
 
-    Raises ``ValueError`` or `BadSignature` for a configured log key that is none.
+    Raises `ConfigurationError` for a configured log key that is none.
     """
     transport = HTTPTransport(
         settings.collector_url, token=settings.token, compress=settings.gzip, ca_file=settings.ca_file
@@ -140,15 +155,26 @@ def dispatch_for(
 
 def load_pins(spool: Spool, configured: tuple[str, ...]) -> LogPins:
     """Return configured log keys, else those this spool pinned before, and the checkpoints it saw last."""
+    pins = _read_pins(spool)
+    if configured:
+        pins.verifiers.clear()
+        pins.pin(configured)
+    return pins
+
+
+def _read_pins(spool: Spool) -> LogPins:
+    """What cannot be read is forgotten, and pinned again on first use: the spool goes on being delivered."""
+    pins = LogPins()
     try:
         saved = msgspec.json.decode(spool.read_state(_PINS_FILE, _PINS_BYTES), type=SavedPins)
-    except (OSError, msgspec.MsgspecError):
-        saved = SavedPins()
-    pins = LogPins()
-    pins.pin(configured or saved.keys)
-    pins.newest = {
-        origin: Checkpoint(origin, seen.size, bytes.fromhex(seen.root)) for origin, seen in saved.newest.items()
-    }
+        pins.pin(saved.keys)
+        pins.newest = {
+            origin: Checkpoint(origin, seen.size, bytes.fromhex(seen.root)) for origin, seen in saved.newest.items()
+        }
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, ConfigurationError) as error:
+        LOGGER.warning("audit: what the spool knew of the collector's logs cannot be read (%s)", error)
     return pins
 
 

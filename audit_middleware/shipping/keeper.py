@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from audit_middleware.config import Settings
@@ -38,20 +39,24 @@ class Keeper:
     def __init__(self, settings: Settings, recorder: Recorder) -> None:
         self._settings = settings
         self._recorder = recorder
-        self._lock = threading.Lock()
         self._pid = -1
+        self._line: _Line | None = None
+        let_go = weakref.WeakMethod(self._let_go)
+        os.register_at_fork(after_in_child=lambda: _call(let_go()))
 
     def start(self) -> None:
         """Start the threads unless they run in this process. Never raises: without them the journal still grows."""
         if self._pid == os.getpid():
             return
-        self._pid = os.getpid()
+        if self._pid >= 0:  # a child forked in C, where no hook ran
+            self._let_go()
+        self._pid = pid = os.getpid()
         self._stopping = threading.Event()
         self._wake_keeper = threading.Event()
         self._wake_shipper = threading.Event()
-        self._threads = [threading.Thread(target=self._keep, name="audit-keeper", daemon=True)]
+        self._threads = [threading.Thread(target=self._keep, args=(pid,), name="audit-keeper", daemon=True)]
         if self._settings.collector_url and self._settings.shipper == "thread":
-            self._threads.append(threading.Thread(target=self._ship, name="audit-shipper", daemon=True))
+            self._threads.append(threading.Thread(target=self._ship, args=(pid,), name="audit-shipper", daemon=True))
         try:
             for thread in self._threads:
                 thread.start()
@@ -78,48 +83,54 @@ class Keeper:
                 thread.join(max(0.0, deadline - time.monotonic()))
         self._pid = -1
 
-    def _is_ours(self) -> bool:
-        """Greenlets that pass for threads survive a fork; in the child they must not touch the parent's files."""
-        return self._pid == os.getpid()
+    def _let_go(self) -> None:
+        """In a forked child: close the parent's outboxes, or they would stay locked for as long as the child lives."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.release()
 
-    def _keep(self) -> None:
+    def _keep(self, pid: int) -> None:
         stopping, wake, recorder = self._stopping, self._wake_keeper, self._recorder
-        while not stopping.is_set() and self._is_ours():
+        while not stopping.is_set() and _is_ours(pid):
             wake.wait(UPKEEP_EVERY_S)
             wake.clear()
-            if stopping.is_set() or not self._is_ours():
+            if stopping.is_set() or not _is_ours(pid):
                 return
             try:
                 recorder.upkeep()
                 recorder.sync()
             except JournalError as error:
                 LOGGER.error("audit: the journal cannot be synced: %s", error)  # noqa: TRY400 - the message says it all
+                stopping.wait(_AFTER_FAULT_S)
             except Exception:  # containment: the next turn tries again
                 LOGGER.exception("audit: upkeep of the journal failed")
                 stopping.wait(_AFTER_FAULT_S)
 
-    def _ship(self) -> None:
+    def _ship(self, pid: int) -> None:
         _suppress_instrumentation()
         stopping = self._stopping
-        while not stopping.is_set() and self._is_ours():
+        while not stopping.is_set() and _is_ours(pid):
             try:
-                self._ship_until_stopped()
+                self._ship_until_stopped(pid)
             except Exception:  # containment: a fault of ours must not end delivery
                 LOGGER.exception("audit: shipping failed; it starts again in %.0f s", _AFTER_FAULT_S)
                 stopping.wait(_AFTER_FAULT_S)
 
-    def _ship_until_stopped(self) -> None:
+    def _ship_until_stopped(self, pid: int) -> None:
         stopping, wake = self._stopping, self._wake_shipper
         line = _MemoryLine(self._settings, self._recorder) if self._is_in_memory() else self._disk_line()
+        self._line = line
         try:
-            while not stopping.is_set() and self._is_ours():
+            while not stopping.is_set() and _is_ours(pid):
                 if not line.turn():
                     wake.wait(max(LINGER_S, min(line.shipper.backoff.wait_s, UPKEEP_EVERY_S)))
                     wake.clear()
-            if self._is_ours():
+            if _is_ours(pid):
                 self._ship_the_rest(line)
         finally:
-            if self._is_ours():
+            if _is_ours(pid):
+                if self._line is line:
+                    self._line = None
                 line.release()
                 line.shipper.close()
 
@@ -183,9 +194,8 @@ class _DiskLine(_Line):
 
     def _acknowledge(self, items: Sequence[Item], pins: LogPins) -> None:
         self._save(items, pins)
-        own = [item for item in items if item.outbox.stream == self._recorder.stream]
-        if own:
-            self._recorder.acknowledged.advance(own[-1].pending.behind.seq - 1)
+        for stream, item in {item.outbox.stream: item for item in items}.items():
+            self._recorder.acknowledge(stream, item.pending.behind.seq - 1)
         self._recorder.saw_checkpoint(max((seen.size for seen in pins.newest.values()), default=0))
 
     def _say_adopted(self, stream: str, torn: int) -> None:
@@ -211,6 +221,16 @@ class _MemoryLine(_Line):
     def turn(self) -> bool:
         self._last = self._recorder.memory or self._last
         return self.shipper.turn([self._last]) if self._last is not None else False
+
+
+def _is_ours(pid: int) -> bool:
+    """Greenlets that pass for threads survive a fork; in the child they must not touch the parent's files."""
+    return pid == os.getpid()
+
+
+def _call(function: Callable[[], None] | None) -> None:
+    if function is not None:
+        function()
 
 
 def _log_aside(stream: str, name: str, data: bytes, why: dict[str, object]) -> None:

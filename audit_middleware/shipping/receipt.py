@@ -62,7 +62,7 @@ def read_receipt(body: bytes) -> Receipt:
     """Read an answer; raise `ReceiptError` unless it has the shape of a receipt."""
     try:
         return msgspec.json.decode(body, type=Receipt)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ReceiptError(f"200, but not a receipt ({error}): is this a collector?") from error
 
 
@@ -106,8 +106,8 @@ class LogPins:
     newest: dict[str, Checkpoint] = field(default_factory=dict)
 
     def pin(self, vkeys: Iterable[str]) -> None:
-        """Trust these verifier keys; raise ``ValueError`` or `BadSignature` for text that is none."""
-        self.verifiers.extend(Verifier.parse(vkey) for vkey in vkeys)
+        """Trust these verifier keys, all of them or none; raise `ConfigurationError` for text that is none."""
+        self.verifiers.extend([Verifier.parse(vkey) for vkey in vkeys])
 
     def sizes(self) -> dict[str, int]:
         """Return the size seen last of each log, so that the collector can prove it extended it."""
@@ -142,6 +142,6 @@ class LogPins:
         for pinned in self.verifiers:
             try:
                 return open_checkpoint(head.checkpoint.encode(), replace(pinned, name=head.origin))
-            except (VerificationError, ConfigurationError):
+            except (VerificationError, ConfigurationError, UnicodeEncodeError):
                 continue
         raise ReceiptError(f"no pinned key signed the checkpoint of {head.origin}; pin it with AUDIT_LOG_KEYS")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from audit_middleware.errors import DeliveryError, ReceiptError
+from audit_middleware.errors import DeliveryError, JournalError, ReceiptError
 from audit_middleware.journal.outbox import Pending
 from audit_middleware.journal.segment import peek
 from audit_middleware.shipping.backoff import Backoff
@@ -74,6 +74,7 @@ class Shipper:
         self.shipped = Shipped()
         self.backoff = backoff or Backoff(monotonic)
         self.on_receipt: Callable[[Sequence[Item], LogPins], None] = lambda _items, _pins: None
+        """Called with the lines that were delivered, after the outboxes moved behind them."""
         self._transport = transport
         self._pins = pins
         self._keep_aside = keep_aside
@@ -92,7 +93,7 @@ class Shipper:
             self._pin_on_first_use()
             answer = self._transport.post(_body(batch), self._pins.sizes())
             return self._judge(batch, answer)
-        except DeliveryError as error:
+        except (DeliveryError, OSError, JournalError) as error:
             self._failed(str(error))
             return False
 
@@ -113,16 +114,17 @@ class Shipper:
         return batch
 
     def _sendable(self, outbox: Deliverable, limit: int, room: int) -> list[Pending]:
-        pending = outbox.pending(limit, room) if limit > 0 and room > 0 else []
         good: list[Pending] = []
-        for item in pending:
-            if not item.line.damage and item.line.data:
-                good.append(item)
-            elif not good:
-                self._put_aside(Item(outbox, item), "not a line")
-                outbox.advance(item)
-            else:
-                break
+        try:
+            for item in outbox.pending(limit, room) if limit > 0 and room > 0 else ():
+                if not item.line.damage and item.line.data:
+                    good.append(item)
+                elif not good:
+                    self._put_aside(Item(outbox, item), "not a line")
+                else:
+                    break
+        except (OSError, JournalError) as error:  # this stream waits, the others go on
+            self._say(f"{outbox.stream} cannot be delivered from this disk now: {error}")
         return good
 
     def _pin_on_first_use(self) -> None:
@@ -160,18 +162,18 @@ class Shipper:
         covered = covered_lines(lines, receipt)
         self._pins.check(receipt.logs)
         stopped: set[str] = set()
-        last: dict[str, Item] = {}
+        delivered: list[Item] = []
         for item, is_covered in zip(batch, covered, strict=True):
             if not is_covered:
                 stopped.add(item.outbox.stream)
             elif item.outbox.stream not in stopped:
-                last[item.outbox.stream] = item
-        if not last:
+                delivered.append(item)
+        if not delivered:
             raise ReceiptError("the receipt covers no line that was sent")
-        for item in last.values():
+        for item in {item.outbox.stream: item for item in delivered}.values():
             item.outbox.advance(item.pending)
-        self._note(receipt, sum(covered))
-        self.on_receipt(batch, self._pins)
+        self._note(receipt, len(delivered))
+        self.on_receipt(delivered, self._pins)
 
     def _note(self, receipt: Receipt, delivered: int) -> None:
         self.backoff.succeeded()
@@ -185,7 +187,6 @@ class Shipper:
             self.backoff.too_large(len(batch))
             return
         self._put_aside(batch[0], "413 for a single line")
-        batch[0].outbox.advance(batch[0].pending)
 
     def _refused(self, batch: list[Item], why: str) -> None:
         """Bisect to a single line; that one is put aside after several refusals a minute apart."""
@@ -200,15 +201,16 @@ class Shipper:
         self._refusals = {line: (count, at)}
         if count >= REFUSALS:
             self._put_aside(batch[0], why)
-            batch[0].outbox.advance(batch[0].pending)
             return
         self._failed(why, REFUSALS_APART_S)
 
     def _put_aside(self, item: Item, why: str) -> None:
+        """Keep the line in the spool's quarantine, then go on behind it. ``OSError`` when it cannot be kept."""
         line = item.pending.line
         named = peek(line.data)
-        name = str(named[1]) if named else f"{item.pending.behind.ordinal}-{line.end}"
+        name = f"{named[1] if named else 'none'}-{item.pending.behind.ordinal}-{line.end}"
         self._keep_aside(item.outbox.stream, name, line.data, {"reason": why[:500]})
+        item.outbox.advance(item.pending)
         self.shipped.kept_aside += 1
         self._say(f"a line of {item.outbox.stream} was put into the spool's quarantine: {why}")
 

@@ -88,6 +88,8 @@ def _note_step(
     follower = verifier.streams[frame.stream].follower
     if step is Step.GAP:
         gap = follower.gaps[-1]
+        if not verifier.is_gap(frame.stream, gap):
+            return
         verifier.note(
             Severity.TAMPERING, "gap", where, f"{gap.first} to {gap.last} are missing before this line", frame
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -46,7 +46,6 @@ class _LogVerifier:
     def __init__(self, keyring: Keyring, report: Report) -> None:
         self._report = report
         self._lines = LineVerifier(keyring, report)
-        self._quarantined: set[tuple[str, int]] = set()
 
     def open(self, log: Log) -> int | None:
         """Check the checkpoint's signature; return the size it signs, None after noting what is wrong."""
@@ -60,15 +59,18 @@ class _LogVerifier:
 
     def verify(self, log: Log, progress: _Done) -> None:
         """One pass: each bundle's lines are verified while their leaf hashes rebuild the tree."""
-        check = TileCheck(log.reader)
+        tiles = _Tiles(log, self._note)
         entries = log.reader.entries()
         done = 0
         try:
             while chunk := list(islice(entries, WIDTH)):
-                self._verify_chunk(log.name, chunk, check)
+                leaves = [leaf_hash(line) for _, line in chunk]
+                for (index, line), leaf in zip(chunk, leaves, strict=True):
+                    self._verify_entry(f"{log.name} entry {index}", line, leaf)
+                tiles.add(leaves)
                 done += len(chunk)
                 progress(done)
-            check.finish()
+            tiles.finish()
         except BadLedger as error:
             self._note("ledger", f"{log.name}/{error.where}", str(error))
         self._report.count("logs")
@@ -85,23 +87,17 @@ class _LogVerifier:
         self._report.count("streams", len(self._lines.streams))
         self._check_previous()
 
-    def _verify_chunk(self, name: str, chunk: list[tuple[int, bytes]], check: TileCheck) -> None:
-        leaves = [leaf_hash(line) for _, line in chunk]
-        for (index, line), leaf in zip(chunk, leaves, strict=True):
-            self._verify_entry(f"{name} entry {index}", line, leaf)
-        check.add(leaves)
-
     def _verify_entry(self, where: str, line: bytes, leaf: bytes) -> None:
         lines = self._lines
         frame = lines.frame(line, where)
         if frame is None:
             return
         step = lines.follow(line, frame, leaf=leaf)
-        if step in {Step.SEEN, Step.BROKEN, Step.GIVEN_UP}:
+        if step is not Step.NEXT:
             self._note_step(step, where, frame)
         payload = lines.read(line, frame, where)
-        if isinstance(payload, Quarantined) and payload.stream is not None and payload.seq is not None:
-            self._quarantined.add((payload.stream, payload.seq))
+        if type(payload) is Quarantined and payload.stream is not None and payload.seq is not None:
+            self._lines.accounted.add((payload.stream, payload.seq))
 
     def _note_step(self, step: Step, where: str, frame: Frame) -> None:
         if step is Step.SEEN:
@@ -109,15 +105,13 @@ class _LogVerifier:
         elif step is Step.BROKEN:
             message = f"{frame.seq} does not link to the line before it"
             self._lines.note(Severity.TAMPERING, "broken", where, message, frame)
-        else:
+        elif step is Step.GIVEN_UP:
             self._lines.note(Severity.NOTE, "given_up", where, "numbers before it were given up at the source", frame)
 
     def _note_gap(self, stream: str, seen: StreamSeen, gap: Gap) -> None:
         """A gap made of lines that the ledger itself says are in quarantine is explained."""
-        if gap.last - gap.first < WIDTH * WIDTH:
-            missing = [seq for seq in range(gap.first, gap.last + 1) if (stream, seq) not in self._quarantined]
-            if not missing:
-                return
+        if not self._lines.is_gap(stream, gap):
+            return
         message = f"{seen.service}: {gap.first} to {gap.last} are missing"
         self._report.add(Finding(Severity.TAMPERING, "gap", f"stream {stream}", message, stream, gap.first))
 
@@ -133,6 +127,30 @@ class _LogVerifier:
 
     def _note(self, rule: str, where: str, message: str) -> None:
         self._report.add(Finding(Severity.TAMPERING, rule, where, message))
+
+
+class _Tiles:
+    """Checks a log's tiles up to the first that is wrong; the entries behind it are verified all the same."""
+
+    def __init__(self, log: Log, note: Callable[[str, str, str], None]) -> None:
+        self._name = log.name
+        self._note = note
+        self._check: TileCheck | None = TileCheck(log.reader)
+
+    def add(self, leaves: list[bytes]) -> None:
+        self._contained(lambda check: check.add(leaves))
+
+    def finish(self) -> None:
+        self._contained(TileCheck.finish)
+
+    def _contained(self, step: Callable[[TileCheck], None]) -> None:
+        if self._check is None:
+            return
+        try:
+            step(self._check)
+        except BadLedger as error:
+            self._check = None
+            self._note("ledger", f"{self._name}/{error.where}", str(error))
 
 
 class _Done(Protocol):

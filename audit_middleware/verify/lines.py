@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
-from audit_middleware.record import Counters, Dropped, Opened, Payload, StreamHead
+from audit_middleware.record import AuditRecord, Counters, Dropped, Opened, Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, SealVerifier, leaf_hash, parse_frame
-from audit_middleware.sealing.stream import Step, StreamFollower
-from audit_middleware.sealing.text import b64url
+from audit_middleware.sealing.stream import Gap, Step, StreamFollower
+from audit_middleware.sealing.text import b64url_hash
 from audit_middleware.verify.report import Finding, Report, Severity
 
+MAX_ACCOUNTED = 1 << 20
 RULES_OF_A_LINE = frozenset({"json", "schema"})
 
 
@@ -36,6 +37,9 @@ class LineVerifier:
     previous: list[tuple[str, StreamHead, str]] = field(default_factory=list)
     """(stream, the head it names as its predecessor, where it says so)."""
 
+    accounted: set[tuple[str, int]] = field(default_factory=set)
+    """(stream, seq) of lines that are no gap: noted already as altered, or in quarantine."""
+
     def __post_init__(self) -> None:
         self._seals = SealVerifier(self.keyring)
 
@@ -54,6 +58,8 @@ class LineVerifier:
             self.note(Severity.UNCHECKED, "unknown_key", where, str(error), frame)
         except BadSeal as error:
             self.note(Severity.TAMPERING, "seal", where, str(error), frame)
+            if len(self.accounted) < MAX_ACCOUNTED:
+                self.accounted.add((frame.stream, frame.seq))
             return None
         except MalformedLine as error:
             self.note(Severity.UNCHECKED, "seal", where, str(error), frame)
@@ -66,7 +72,7 @@ class LineVerifier:
         if seen is None:
             seen = self.streams[frame.stream] = StreamSeen(StreamFollower(frame.stream))
         seen.lines += 1
-        return seen.follower.follow(frame, b64url(leaf if leaf is not None else leaf_hash(line)))
+        return seen.follower.follow(frame, b64url_hash(leaf if leaf is not None else leaf_hash(line)))
 
     def read(self, line: bytes, frame: Frame, where: str) -> Payload | None:
         """Parse the record strictly and remember what it says about its stream."""
@@ -76,9 +82,15 @@ class LineVerifier:
             rule = error.rule if error.rule in RULES_OF_A_LINE else "line"
             self.note(Severity.TAMPERING if rule == "json" else Severity.NOTE, rule, where, str(error), frame)
             return None
-        if isinstance(payload, Opened | Counters | Dropped):
+        if type(payload) is not AuditRecord and isinstance(payload, Opened | Counters | Dropped):
             self._remember(payload, frame, where)
         return payload
+
+    def is_gap(self, stream: str, gap: Gap) -> bool:
+        """Whether a hole has lines that nothing accounts for."""
+        if gap.last - gap.first >= MAX_ACCOUNTED:
+            return True
+        return any((stream, seq) not in self.accounted for seq in range(gap.first, gap.last + 1))
 
     def note(self, severity: Severity, rule: str, where: str, message: str, frame: Frame | None = None) -> None:
         """Add a finding to the report."""

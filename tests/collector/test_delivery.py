@@ -6,7 +6,7 @@ from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import StorageError, VerificationError
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.tlog.checkpoint import open_checkpoint
 from audit_middleware.tlog.encoding import from_base64
@@ -148,6 +148,18 @@ def test_a_hole_given_up_at_the_source_is_no_gap(collector):
     app.request()
     assert collector.deliver(app.lines).accepted == 3
     assert own_lines(collector, "gap") == []
+
+
+def test_a_late_line_does_not_reopen_a_closed_stream(settings):
+    app = App()
+    app.requests(2)
+    counters = {"monotonic_us": 1, "seen": 1, "recorded": 1, "dropped": 0, "spool_bytes": 0}
+    app.say("close", {"service": "orders"} | counters)
+    with Collector(settings) as collector:
+        assert collector.deliver([app.lines[0], *app.lines[2:]]).accepted == 3
+        assert collector.deliver([app.lines[1]]).accepted == 1
+        collector._open.index.flush()
+        assert collector._open.index.load_stream(app.stream).closed
 
 
 def test_reordered_lines_all_arrive(collector):
@@ -300,6 +312,20 @@ def test_a_failed_commit_stops_the_collector_rather_than_forking_its_chain(setti
         answer = again.deliver(app.lines)
         assert answer.accepted + answer.duplicates == 1
         assert admitted(again, app.stream) == app.lines
+
+
+def test_a_collector_that_cannot_get_ready_says_so(settings):
+    with Collector(settings) as collector:
+        collector.deliver(App().lines)
+    for path in settings.data.glob("index.sqlite*"):
+        path.unlink()
+    (bundle,) = (settings.data / "log").glob("*/*/tile/entries/000.p/4")
+    damaged = bytearray(bundle.read_bytes())
+    damaged[40] ^= 1
+    bundle.chmod(0o600)
+    bundle.write_bytes(damaged)
+    with pytest.raises(VerificationError):
+        Collector(settings).open()
 
 
 def test_a_second_collector_on_one_folder_is_refused(settings, collector):

@@ -154,6 +154,12 @@ def test_unknown_routes_and_methods_are_problems(client, method, path, status, k
     assert_problem(client.request(method, path), status, kind)
 
 
+def test_an_error_nobody_foresaw_is_a_problem_without_a_trace(settings):
+    with TestClient(create_app(Collector(settings)), raise_server_exceptions=False) as client:
+        client.app.state.collector._open.reader = None
+        assert_problem(client.get("/v1/records"), 500, "internal-error")
+
+
 def test_health_and_metrics(client):
     app = App()
     client.post("/v1/records", content=body_of(app) + b"rubbish\n")

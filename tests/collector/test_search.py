@@ -1,5 +1,6 @@
 import json
 import shutil
+from random import Random
 
 import pytest
 from starlette.testclient import TestClient
@@ -317,3 +318,34 @@ def test_what_is_searched_is_what_the_strict_parse_gave(collector):
     collector.deliver(app.lines)
     assert search(collector, principal="mallory").records == []
     assert rec_of()["principal"]["id"] == "alice"
+
+
+def test_a_search_that_takes_too_long_is_given_up(collector, monkeypatch):
+    app = App()
+    app.requests(50)
+    collector.deliver(app.lines)
+    monkeypatch.setattr("audit_middleware.collector.query.SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr("audit_middleware.collector.query.PROGRESS_STEPS", 10)
+    with pytest.raises(Problem) as refused:
+        search(collector, ip="10.9.9.9")
+    assert (refused.value.status, refused.value.kind) == (503, "search-too-slow")
+
+
+def test_many_parts_answer_like_one(settings, monkeypatch):
+    monkeypatch.setattr("audit_middleware.collector.index.PART_BITS", 3)
+    app, random = App(), Random(1)
+    for _ in range(60):
+        app.request(ts=f"2026-01-01T00:00:{random.randrange(60):02d}.000000Z")
+    with Collector(settings) as collector:
+        for start in range(0, 61, 7):
+            collector.deliver(app.lines[start : start + 7])
+        seen, cursor = [], None
+        while cursor is not None or not seen:
+            page = search(collector, principal="alice", limit="7", **({"cursor": cursor} if cursor else {}))
+            seen += [(json.loads(line)["ts"], json.loads(line)["seq"]) for line in lines_of(page)]
+            cursor = page.next
+        assert seen == sorted(seen, reverse=True)
+        assert len(seen) == 60
+        assert collector.deliver(app.lines).duplicates == 61
+    with Collector(settings) as collector:
+        assert collector.deliver(app.lines).duplicates == 61

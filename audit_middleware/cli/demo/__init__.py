@@ -44,7 +44,7 @@ def command(folder: Path, seconds: float) -> None:
     click.echo("Look around:")
     for example in ("--principal alice", "--outcome denied", "--action orders.refund --json --proof --limit 1"):
         click.echo(f"  {_command()} search --data {folder}/data {example}")
-    click.echo(f"  {_command()} verify {folder}/data        (AUDIT_KEY_FILE={folder}/keys)")
+    click.echo(f"  AUDIT_KEY_FILE={folder}/keys {_command()} verify {folder}/data")
     sys.exit(1 if claims.failed else 0)
 
 

@@ -49,7 +49,7 @@ BOB: Final = (
 NOBODY: Final = (
     Expected("GET", "/orders/1", None, "anonymous", "GET /orders/{order_id}", "denied"),
     Expected("GET", "/orders/1", "forged", "anonymous", "GET /orders/{order_id}", "denied"),
-    Expected("GET", "/orders/x", "alice-token", "unknown", "GET /orders/{order_id}", "failure"),
+    Expected("GET", "/orders/x", "alice-token", "alice", "GET /orders/{order_id}", "failure"),
 )
 ROOT: Final = (
     Expected("POST", "/orders/1/refund", "root-token", "root", "orders.refund", "success"),

@@ -1,0 +1,183 @@
+"""One ASGI connection while it runs: translates its messages into what an exchange knows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final, NamedTuple
+
+from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.identify import Identify, identified
+from audit_middleware.capture.redaction import allowed_parameters
+from audit_middleware.capture.routing import route_template
+from audit_middleware.pipeline import Pipeline
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+RETRY_AFTER_S: Final = 5
+_NOT_APPENDED: Final = -2
+_STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
+
+
+class Policy(NamedTuple):
+    """What one middleware was told, as its connections need it."""
+
+    pipeline: Pipeline
+    request_id_header: bytes
+    query_parameters: tuple[str, ...]
+    identify: Identify | None
+
+
+class Connection:
+    """One connection while it runs: counts what passes, and closes the exchange at the right moment."""
+
+    __slots__ = ("_awaits_trailers", "_exchange", "_initial_root", "_policy", "_receive", "_scope", "_send", "_seq")
+
+    def __init__(self, policy: Policy, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        self._policy = policy
+        self._exchange = exchange
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._initial_root: str = scope.get("root_path", "")
+        self._awaits_trailers = False
+        self._seq: int | None = _NOT_APPENDED
+
+    async def receive(self) -> Message:
+        """Pass on what the server says."""
+        message = await self._receive()
+        kind = message["type"]
+        exchange = self._exchange
+        if kind == "http.request":
+            exchange.request_bytes += len(message.get("body", b""))
+        elif kind == "websocket.receive":
+            exchange.request_bytes += _websocket_bytes(message)
+        elif kind == "http.disconnect":
+            exchange.ended = "disconnected"
+        elif kind == "websocket.disconnect":
+            exchange.close_code = message.get("code", 1005)  # RFC 6455, section 7.1.5
+            if not exchange.is_closed:
+                await self.finish()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application answers; the last message once the record is where policy wants it."""
+        kind = message["type"]
+        exchange = self._exchange
+        if kind == "http.response.body":
+            exchange.response_bytes += len(message.get("body", b""))
+            is_last = not (message.get("more_body", False) or self._awaits_trailers)
+        elif kind in _STARTS:
+            self._start(message)
+            is_last = False
+        else:
+            is_last = self._other(kind, message)
+        if is_last and not exchange.is_closed and not (self._append() or await self._wait()):
+            return
+        try:
+            await self._send(message)
+        except OSError:
+            exchange.ended = "disconnected"
+            raise
+
+    def _start(self, message: Message) -> None:
+        exchange = self._exchange
+        exchange.status = message["status"]
+        if "trailers" in message:
+            self._awaits_trailers = message["trailers"]
+        name = self._policy.request_id_header
+        if name:
+            headers = [pair for pair in message.get("headers", ()) if pair[0] != name and pair[0].lower() != name]
+            headers.append((name, exchange.request_id.encode()))
+            message["headers"] = headers
+
+    def _other(self, kind: str, message: Message) -> bool:
+        """Note what the rarer messages say; return whether this one ends the connection."""
+        exchange = self._exchange
+        if kind == "websocket.send":
+            exchange.response_bytes += _websocket_bytes(message)
+            return False
+        if kind == "websocket.accept":
+            exchange.status = 101
+            return False
+        if kind == "websocket.close":
+            exchange.close_code = message.get("code", 1000)
+            exchange.status = exchange.status or 403  # ASGI: closing before accepting is a 403
+            return True
+        if kind == "websocket.http.response.body":
+            return not message.get("more_body", False)
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers", False)
+        return kind == "http.response.pathsend"
+
+    def note_failure(self, error: BaseException) -> None:
+        """Note that the application raised, unless the client had left before."""
+        exchange = self._exchange
+        if exchange.is_closed:
+            return
+        if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
+            return
+        exchange.ended = "exception"
+        if exchange.status is None:
+            exchange.status = 500  # what every server answers for an exception before the response began
+        if exchange.reason is None:
+            exchange.reason = type(error).__name__
+
+    async def finish(self) -> bool:
+        """Close the exchange and append its record; say whether the answer may be completed."""
+        return self._append() or await self._wait()
+
+    def _append(self) -> bool:
+        """Append the record, unless something has to be awaited for it; say whether nothing more has to be done."""
+        exchange, scope, policy = self._exchange, self._scope, self._policy
+        exchange.is_closed = True
+        if "user" in scope:
+            exchange.user = scope["user"]
+        exchange.route = route_template(scope, self._initial_root)
+        exchange.path_params = scope.get("path_params")
+        if policy.query_parameters:
+            exchange.query = allowed_parameters(scope.get("query_string", b""), policy.query_parameters)
+        if policy.identify is not None and exchange.principal is None:
+            return False
+        self._seq = policy.pipeline.complete(exchange)
+        return self._seq is not None and not policy.pipeline.is_waiting
+
+    async def _wait(self) -> bool:
+        """Ask who it was, append if that was missing, wait for what policy wants; say whether to go on."""
+        identify, exchange, pipeline = self._policy.identify, self._exchange, self._policy.pipeline
+        if self._seq == _NOT_APPENDED and identify is not None:
+            exchange.principal = await identified(identify, self._scope)
+            self._seq = pipeline.complete(exchange)
+        if self._seq is None:
+            return False
+        return await pipeline.released(self._seq, exchange)
+
+    async def refuse(self) -> None:
+        """The journal cannot take the record and policy is deny: the application does not run."""
+        if self._exchange.is_websocket:
+            await self._send({"type": "websocket.close", "code": 1013, "reason": "audit trail unavailable"})
+            return
+        body = json.dumps(
+            {
+                "type": "about:blank",
+                "title": "Service Unavailable",
+                "status": 503,
+                "detail": "This request was not carried out because it could not be put on record.",
+            }
+        ).encode()
+        headers: Iterable[tuple[bytes, bytes]] = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", b"%d" % RETRY_AFTER_S),
+        ]
+        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _websocket_bytes(message: Message) -> int:
+    data = message.get("bytes")
+    return len(data) if data is not None else len((message.get("text") or "").encode("utf-8", "replace"))

@@ -1,0 +1,19 @@
+"""``python -m benchmarks [request|server|verify|collector ...]``: what things cost, as ratios within one run."""
+
+import importlib
+import platform
+import sys
+
+PARTS = ("request", "server", "verify", "collector")
+
+
+def main() -> None:
+    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, {platform.release()}")
+    for name in sys.argv[1:] or PARTS:
+        if name not in PARTS:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(PARTS)}")
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

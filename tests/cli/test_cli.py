@@ -1,0 +1,208 @@
+"""The command line, as a program: what it prints, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from audit_middleware.cli import COMMANDS
+from audit_middleware.config import load
+from audit_middleware.pipeline import Pipeline
+from audit_middleware.sealing.keys import new_key
+
+KEYS = new_key("test")
+
+
+def run(*arguments, **environ):
+    done = subprocess.run(
+        [sys.executable, "-m", "audit_middleware", *arguments],
+        env={**os.environ, **environ}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A spool with one closed stream of 20 events."""
+    pipeline = Pipeline(load({}, spool_dir=tmp_path / "spool", keys=KEYS, service="orders"), "orders")
+    for number in range(20):
+        pipeline.event(pipeline.recorder._writer._announcer.event("orders", f"test.{number}", "because"))
+    pipeline.close()
+    return tmp_path / "spool"
+
+
+def test_help_lists_every_command_and_the_exit_codes():
+    text = run("--help").stdout
+    assert all(command in text for command in COMMANDS)
+    assert "1 evidence of tampering" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 4
+
+
+def test_an_unknown_command_is_wrong_usage():
+    assert run("frobnicate").returncode == 2
+
+
+def test_keys_new_makes_a_key_that_works(tmp_path):
+    key = run("keys", "new", "k7").stdout.strip()
+    assert key.startswith("k7:")
+    assert run("keys", "list", AUDIT_KEYS=key).stdout == "k7  (seals)\n"
+
+
+def test_keys_new_appends_to_a_private_file(tmp_path):
+    file = tmp_path / "keys"
+    for kid in ("a", "b"):
+        assert run("keys", "new", kid, "--file", str(file)).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(run("keys", "list", "--json", AUDIT_KEY_FILE=str(file)).stdout)["kids"] == ["a", "b"]
+    file.chmod(0o644)
+    done = run("keys", "new", "c", "--file", str(file))
+    assert (done.returncode, "chmod 600" in done.stderr) == (2, True)
+
+
+def test_a_bad_name_of_a_key_is_refused_in_words():
+    done = run("keys", "new", "no spaces")
+    assert done.returncode == 2
+    assert "1-32 characters" in done.stderr
+
+
+def test_verify_says_good_and_exits_0(spool):
+    done = run("verify", str(spool), AUDIT_KEYS=KEYS)
+    assert done.returncode == 0
+    assert "22 lines, 1 streams: good" in done.stdout
+
+
+def test_verify_names_the_line_the_rule_and_what_it_means(spool):
+    (segment,) = spool.glob("streams/*/seg-*")
+    segment.write_bytes(segment.read_bytes().replace(b"test.7", b"test.8", 1))
+    done = run("verify", str(spool), AUDIT_KEYS=KEYS)
+    assert done.returncode == 1
+    assert f"TAMPERING seal: streams/{segment.parent.name}/{segment.name} line 9" in done.stdout
+    assert "which means: the line was altered after it was sealed" in done.stdout
+    report = json.loads(run("verify", str(spool), "--json", AUDIT_KEYS=KEYS).stdout)
+    assert [(f["rule"], f["seq"]) for f in report["findings"]] == [("seal", 8)]
+
+
+def test_verify_with_another_key_could_not_check_and_exits_2(spool):
+    done = run("verify", str(spool), AUDIT_KEYS=new_key("other"))
+    assert done.returncode == 2
+    assert "unverifiable, which is not tampered" in done.stdout
+
+
+@pytest.mark.parametrize("target", ["/nonexistent", "http://127.0.0.1:9", "."])
+def test_verify_of_something_that_is_nothing_exits_2(target, tmp_path):
+    done = run("verify", target, AUDIT_KEYS=KEYS)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+def test_spool_status_and_export(spool):
+    status = json.loads(run("spool", "status", str(spool), "--json").stdout)
+    (stream,) = status["streams"]
+    assert (stream["service"], stream["writer"], stream["last_seq"], stream["closed"]) == ("orders", "dead", 21, True)
+    exported = run("spool", "export", str(spool)).stdout.splitlines()
+    assert [json.loads(line)["seq"] for line in exported] == list(range(22))
+
+
+def test_spool_status_warns_of_a_journal_nobody_adopts(spool):
+    (meta,) = spool.glob("streams/*/meta.json")
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "began_ns": 1}))
+    done = run("spool", "status", str(spool))
+    assert done.returncode == 2
+    assert "audit-ready ship" in done.stdout
+
+
+def test_ship_without_a_collector_says_what_is_missing(spool):
+    done = run("ship", str(spool))
+    assert (done.returncode, "AUDIT_COLLECTOR_URL" in done.stderr) == (2, True)
+
+
+def test_ship_to_a_collector_that_is_away_leaves_everything_and_exits_2(spool):
+    done = run("ship", str(spool), "--timeout", "0.5", AUDIT_COLLECTOR_URL="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "1 streams still wait" in done.stdout
+    assert "Connection refused" in done.stderr
+
+
+def test_config_check_finds_contradictions_and_typing_errors():
+    good = run("config", "check", AUDIT_KEYS=KEYS)
+    assert (good.returncode, good.stdout) == (0, "settings are good\n")
+    bad = run("config", "check", AUDIT_KEYS=KEYS, AUDIT_DURABILITY="collector", AUDIT_DURABILTY="x")
+    assert bad.returncode == 2
+    assert "audit.E005" in bad.stdout
+    assert "AUDIT_DURABILTY is no setting" in bad.stdout
+    assert "audit.E002" in run("config", "check", AUDIT_SPOOL_MAX="plenty").stderr
+
+
+def test_config_explain_shows_every_setting_and_no_secret():
+    text = run("config", "explain", AUDIT_KEYS=KEYS, AUDIT_TOKEN="very-secret-token").stdout
+    assert "AUDIT_WAIT_TIMEOUT" in text
+    assert "very-secret" not in text
+    assert KEYS.split(":")[1] not in text
+
+
+def test_collect_refuses_to_listen_beyond_loopback_without_tokens(tmp_path):
+    done = run("collect", "--data", str(tmp_path / "data"), "--listen", "0.0.0.0:0", AUDIT_KEYS=KEYS)
+    assert done.returncode == 2
+    assert "token" in done.stderr
+    assert not (tmp_path / "data" / "log").exists()
+
+
+def test_search_needs_a_collector():
+    done = run("search")
+    assert (done.returncode, "AUDIT_COLLECTOR_URL" in done.stderr) == (2, True)
+
+
+def test_demo_touches_no_folder_that_is_not_its_own(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    done = run("demo", "--dir", str(tmp_path))
+    assert done.returncode == 2
+    assert (tmp_path / "precious").exists()
+
+
+def test_search_reads_a_data_folder_without_its_collector(tmp_path):
+    from audit_middleware.collector.collector import Collector
+    from audit_middleware.collector.settings import CollectorSettings
+    from audit_middleware.sealing.keys import parse_keys
+    from tests.verify.test_ledger_attacks import stream_lines
+
+    keyring = parse_keys(f"k1:{'A' * 43}")
+    settings = CollectorSettings(data=tmp_path / "data", keyring=keyring, name="test", guard=tmp_path / "guard")
+    with Collector(settings).open() as collector:
+        collector.deliver(stream_lines(600))
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "data").glob("log/**/*"))
+    found = run(
+        "search", "--data", str(tmp_path / "data"), "--principal", "alice", "--limit", "1000", "--json", "--proof"
+    )
+    assert len(found.stdout.splitlines()) == 599
+    assert json.loads(found.stdout.splitlines()[0])["proof"].startswith("c2sp.org/tlog-proof@v1\n")
+    assert "orders" in run("search", "--data", str(tmp_path / "data")).stdout
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "data").glob("log/**/*")) == before
+    wrong = run("search", "--data", str(tmp_path / "data"), "--from", "yesterday")
+    assert (wrong.returncode, "expected a date" in wrong.stderr) == (2, True)
+    empty = run("search", "--data", str(tmp_path))
+    assert (empty.returncode, "index.sqlite is missing" in empty.stderr) == (2, True)
+
+
+def test_rebuild_index_makes_what_was_deleted(tmp_path):
+    test_search_reads_a_data_folder_without_its_collector(tmp_path)
+    for part in (tmp_path / "data").glob("index.sqlite*"):
+        part.unlink()
+    done = run(
+        "rebuild-index",
+        "--data",
+        str(tmp_path / "data"),
+        AUDIT_KEYS=f"k1:{'A' * 43}",
+        AUDIT_COLLECTOR_GUARD=str(tmp_path / "guard"),
+    )
+    assert (done.returncode, "complete" in done.stdout) == (0, True)
+    found = run("search", "--data", str(tmp_path / "data"), "--principal", "alice", "--limit", "1000", "--json")
+    assert len(found.stdout.splitlines()) == 599

@@ -1,0 +1,106 @@
+"""The documents say what the code does: every setting, command, rule and problem is in them."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from audit_middleware import config
+from audit_middleware.cli import COMMANDS
+from audit_middleware.record import json_schema
+from audit_middleware.sealing.parse import parse_rec
+from audit_middleware.sealing.seal import parse_frame
+from audit_middleware.verify.report import MEANINGS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+EVERYTHING = README + "".join(DOCS.values())
+
+
+@pytest.mark.parametrize("setting", dataclasses.fields(config.Settings), ids=lambda setting: setting.name)
+def test_every_setting_is_documented_with_its_default_and_help(setting):
+    default = "" if setting.default in {None, ()} else f"`{setting.default}`"
+    row = f"| `{config.variable(setting.name)}` | `{setting.name}` | {default} | {setting.metadata['help']} |"
+    assert row in DOCS["settings.md"]
+
+
+def test_every_documented_variable_exists():
+    known = {config.variable(setting.name) for setting in dataclasses.fields(config.Settings)}
+    assert set(re.findall(r"AUDIT_[A-Z_]+\b", EVERYTHING)) - known - config.COLLECTOR_VARIABLES <= {"AUDIT_"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_documents(command):
+    assert f"audit-ready {command}" in EVERYTHING or f"make {command}" in README
+
+
+def test_every_problem_id_is_documented():
+    source = "".join(path.read_text() for path in (ROOT / "audit_middleware").rglob("*.py"))
+    assert set(re.findall(r"audit\.[EW][0-9]{3}", source)) == set(
+        re.findall(r"audit\.[EW][0-9]{3}", DOCS["settings.md"])
+    )
+
+
+@pytest.mark.parametrize("rule", MEANINGS)
+def test_every_rule_of_verify_is_documented_with_its_meaning(rule):
+    assert f"| `{rule}` | {MEANINGS[rule]} |" in DOCS["operating.md"]
+
+
+def test_the_commands_of_the_readme_are_targets_of_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    texts = README + (ROOT / "CONTRIBUTING.md").read_text() + "".join(DOCS.values())
+    assert set(re.findall(r"^ +make ([a-z-]+)", texts, re.MULTILINE)) <= targets
+    assert {"demo", "test"} <= targets
+
+
+def test_ci_runs_what_the_readme_promises():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "\nmake test\n" in script
+    assert "\nmake demo\n" in script
+    assert "set -e" in script
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_sample_record_of_the_readme_is_a_line_of_the_wire_format():
+    sample = re.search(r"```json\n(.*?)```", README, re.DOTALL)[1]
+    line = "".join(part.strip() for part in sample.splitlines()).encode()
+    payload = parse_rec(line, parse_frame(line))
+    assert payload.principal.id == "alice"
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    from audit_middleware import AuditMiddleware
+
+    names = {"app": FastAPI(), "AuditMiddleware": AuditMiddleware}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    names["refund"](7)
+    assert names["app"].user_middleware[0].cls is AuditMiddleware
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("example_apps/*/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_vectors_are_the_published_ones():
+    from hashlib import sha256
+
+    content = json.dumps(json.loads((ROOT / "tests/vectors/vectors.json").read_text()), sort_keys=True)
+    assert sha256(content.encode()).hexdigest() == VECTORS_SHA256
+
+
+VECTORS_SHA256 = "7dcdf68829a8b370048a8156f48a0a4df6731e0b92756a8c0c9e09864553f5f8"
+
+
+def test_wire_format_names_every_member_of_a_record():
+    members = json_schema()["$defs"]["AuditRecord"]["properties"]
+    table = DOCS["wire-format.md"].split("## 4.")[1].split("## 5.")[0]
+    assert all(f"`{member}`" in table for member in members)
