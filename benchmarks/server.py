@@ -74,10 +74,10 @@ def report(figures):
 
 
 def start(arguments, environ, core, processes):
+    command = ["taskset", "--cpu-list", str(core), *arguments]
     process = subprocess.Popen(
-        arguments, env={**os.environ, **environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )  # fmt: skip
+        command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     processes.append(process)
     return process
 

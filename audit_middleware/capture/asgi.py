@@ -22,6 +22,7 @@ from audit_middleware.pipeline import Pipeline, shared_pipeline
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_OBSERVED: Final = frozenset({"http", "websocket"})
 _MARK: Final = "audit_middleware.exchange"
 _SEEN: Final = frozenset(
     {
@@ -66,13 +67,11 @@ class AuditMiddleware:
         kind = scope["type"]
         if kind == "lifespan":
             await self.app(scope, receive, self._drain_at_shutdown(scope, send))
-        elif kind not in {"http", "websocket"} or _MARK in scope:
-            await self.app(scope, receive, send)  # an outer AuditMiddleware observes this one
-        else:
-            await self._observe(scope, receive, send)
-
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pipeline = self.pipeline(scope)
+            return
+        if kind not in _OBSERVED or _MARK in scope:  # the mark: an outer AuditMiddleware observes this one
+            await self.app(scope, receive, send)
+            return
+        pipeline = self._pipeline or self.pipeline(scope)
         exchange = self._begin(pipeline, scope)
         connection = Connection(self._policy or self._make_policy(pipeline), exchange, scope, receive, send)
         if not pipeline.admit(exchange):

@@ -18,6 +18,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_HOPS: Final = 32
+_NOBODY: Final[tuple[str, Verdict, str]] = (UNKNOWN, "unknown", UNKNOWN)
 _CACHE_ENTRIES: Final = 1024
 _MAX_CACHED_HEADER: Final = 512
 # RFC 7239, section 4: for= with a token or a quoted string, among other parameters
@@ -44,7 +45,9 @@ class AddressResolver:
         rewrote the address from a header before we saw it: its verdict is ``unknown``.
         """
         if not self._trusted:
-            return _peer_only(peer, port, bool(forwarded_for or forwarded))
+            if not peer:
+                return _NOBODY
+            return peer, "unknown" if port == 0 and (forwarded_for or forwarded) else "peer", peer
         key = (peer, forwarded_for, forwarded)
         known = self._cache.get(key)
         if known is None:
@@ -108,13 +111,6 @@ def source_record(found: tuple[str, Verdict, str], port: int | None, user_agent:
     """Return the ``source`` member of a record."""
     ip, verdict, peer = found
     return Source(ip, verdict, peer, port or None, user_agent)
-
-
-def _peer_only(peer: str | None, port: int | None, has_header: bool) -> tuple[str, Verdict, str]:  # noqa: FBT001
-    if not peer:
-        return UNKNOWN, "unknown", UNKNOWN
-    is_rewritten = port == 0 and has_header
-    return peer, "unknown" if is_rewritten else "peer", peer
 
 
 def _split(header: bytes) -> list[str | None]:

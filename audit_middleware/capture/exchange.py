@@ -6,7 +6,7 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, Final
 
 from audit_middleware.capture.meaning import (
@@ -247,11 +247,7 @@ def current_audit() -> CurrentAudit:
     return _current.get() or NoAudit()
 
 
-def enter(exchange: Exchange) -> Token[Exchange | None]:
-    """Make ``exchange`` current in this context."""
-    return _current.set(exchange)
-
-
-def leave(token: Token[Exchange | None]) -> None:
-    """Make current what was before `enter`."""
-    _current.reset(token)
+enter: Final = _current.set
+"""Make an exchange current in this context; returns the token for `leave`."""
+leave: Final = _current.reset
+"""Make current what was before `enter`."""

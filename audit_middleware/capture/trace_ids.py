@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,15 +25,19 @@ TraceIds = tuple[str | None, str | None, str | None]
 NO_TRACE: Final[TraceIds] = (None, None, None)
 
 
+_current_span: Callable[[], Span] | None = None
+
+
 def trace_ids(traceparent: bytes | None) -> TraceIds:
     """Return the ids of the current span and of the caller.
 
     A ``traceparent`` that is not valid is ignored: it is the client's text, and would lie in any record.
     """
     caller = parse_traceparent(traceparent) if traceparent else NO_TRACE
-    if "opentelemetry.trace" not in sys.modules:
-        return caller  # nobody can have opened a span
-    context = _span_reader()().get_span_context()
+    read_span = _current_span or _span_reader()
+    if read_span is None:
+        return caller
+    context = read_span().get_span_context()
     if not context.is_valid:
         return caller
     trace_id = f"{context.trace_id:032x}"
@@ -49,9 +52,11 @@ def parse_traceparent(header: bytes) -> TraceIds:
     return match[1].decode(), None, match[2].decode()
 
 
-@cache
-def _span_reader() -> Callable[[], Span]:
-    """Imported when the application has imported it, and once: an import statement per request costs more."""
-    from opentelemetry.trace import get_current_span
+def _span_reader() -> Callable[[], Span] | None:
+    """Return how to read the current span; None while nobody has imported OpenTelemetry and could have opened one."""
+    global _current_span  # noqa: PLW0603 - found once: an import statement in every request costs more than the span
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry.trace import get_current_span
 
-    return get_current_span
+        _current_span = get_current_span
+    return _current_span

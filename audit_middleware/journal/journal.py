@@ -60,7 +60,9 @@ class Journal:
         if self._is_torn:
             self._new_segment()
         try:
-            self._write(data)
+            written = self._files.write(self._segment_fd, data)
+            if written != len(data):
+                self._write(data, written)
         except OSError as error:
             if error.errno not in _SEGMENT_FAILED or not self._offset:
                 raise self._failed(error) from error
@@ -180,9 +182,9 @@ class Journal:
         finally:
             self._files.close(fd)
 
-    def _write(self, data: bytes) -> None:
-        """Write a line whole or, as far as that can be had, not at all; the write after a short one tells why."""
-        view = memoryview(data)
+    def _write(self, data: bytes, written: int = 0) -> None:
+        """Write the rest of a line or, as far as that can be had, none of it; the write after a short one tells why."""
+        view = memoryview(data)[written:]
         try:
             while view:
                 view = view[write_some(self._files, self._segment_fd, view) :]

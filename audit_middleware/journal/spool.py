@@ -31,6 +31,7 @@ from audit_middleware.journal.outbox import Outbox, StreamEnd, StreamView, strea
 from audit_middleware.record import StreamHead
 
 _STREAM: Final = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
+_TEMPORARY: Final = re.compile(r"\.[a-z]+\.json-[0-9]+-[0-9]+")  # as `Spool._replace` names them
 _HALF_MADE_AFTER_S: Final = 60
 _META_BYTES: Final = 4096
 _LAST_FILE: Final = "last.json"
@@ -146,11 +147,15 @@ class Spool:
         self._replace(name, data, dir_fd=self._root_fd)
 
     def sweep(self) -> None:
-        """Remove folders that a process began and did not finish, once they are a minute old."""
+        """Remove folders and files that a process began and did not finish, once they are a minute old."""
         for name in self.files.names(self._streams_fd):
             if name.startswith(NEW_PREFIX):
                 with contextlib.suppress(OSError):
                     self._sweep_one(name)
+        for name in self.files.names(self._root_fd):
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    self._sweep_temporary(name)
 
     def used_bytes(self) -> int:
         """Return the bytes of all files below the spool, recomputed from the folder."""
@@ -220,6 +225,10 @@ class Spool:
             self.files.remove_folder(name, dir_fd=self._streams_fd)
         finally:
             self.files.close(fd)
+
+    def _sweep_temporary(self, name: str) -> None:
+        if time.time() - self.files.stat_name(name, dir_fd=self._root_fd).st_mtime >= _HALF_MADE_AFTER_S:
+            self.files.unlink(name, dir_fd=self._root_fd)
 
     def _is_dead(self, folder_fd: int) -> bool:
         try:

@@ -92,7 +92,12 @@ class StreamWriter:
         try:
             if self._monotonic() >= self._ready_until:
                 self.ensure_ready()
-            seq = self._write(type_, encoded)
+            sealer, sink = self.sealer, self.sink  # _write, without the call
+            assert sealer is not None
+            assert sink is not None
+            line = sealer.seal(type_, timestamp(time.time_ns()), encoded)
+            sink.append(line)
+            sealer.commit(line)
         except _NotTried as error:
             self._lose(error)
             raise
@@ -101,7 +106,7 @@ class StreamWriter:
             self._lose(error)
             raise
         tally.recorded += 1
-        return seq
+        return sealer.seq - 1
 
     def upkeep(self) -> None:
         """Watch the files and the bounds, and beat, at most once a second. Raises `JournalError`."""

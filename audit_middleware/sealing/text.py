@@ -6,18 +6,18 @@ import time
 from binascii import a2b_base64, b2a_base64
 from typing import Final
 
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def b64url(data: bytes) -> bytes:
     """Encode ``data`` as base64url without padding."""
-    return b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=")
+    return b2a_base64(data, newline=False).translate(TO_URL).rstrip(b"=")
 
 
 def b64url_hash(digest: bytes) -> bytes:
     """Encode 32 bytes as 43 characters; what `b64url` does, for the request path."""
-    return b2a_base64(digest, newline=False)[:43].translate(_TO_URL)
+    return b2a_base64(digest, newline=False)[:43].translate(TO_URL)
 
 
 def unb64url(text: bytes) -> bytes:

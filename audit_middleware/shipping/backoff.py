@@ -78,3 +78,8 @@ class Backoff:
         """413: half of that from now on, for a while."""
         self._ceiling = max(1, records // 2)
         self._ceiling_until = self._monotonic() + SMALLER_FOR_S
+
+    def cleared(self) -> None:
+        """The line that made batches small is out of the way: they double back to full size."""
+        self._limit = 1
+        self._ceiling_until = 0.0

@@ -187,6 +187,7 @@ class Shipper:
             self.backoff.too_large(len(batch))
             return
         self._put_aside(batch[0], "413 for a single line")
+        self.backoff.cleared()
 
     def _refused(self, batch: list[Item], why: str) -> None:
         """Bisect to a single line; that one is put aside after several refusals a minute apart."""
@@ -201,6 +202,7 @@ class Shipper:
         self._refusals = {line: (count, at)}
         if count >= REFUSALS:
             self._put_aside(batch[0], why)
+            self.backoff.cleared()
             return
         self._failed(why, REFUSALS_APART_S)
 

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
-from audit_middleware import config
+from audit_integrations.fastapi import audited_user
+from audit_middleware import AuditMiddleware, config
 from audit_middleware.cli import COMMANDS
 from audit_middleware.record import json_schema
 from audit_middleware.sealing.parse import parse_rec
@@ -75,9 +76,10 @@ def test_the_sample_record_of_the_readme_is_a_line_of_the_wire_format():
 def test_the_python_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
-    from audit_middleware import AuditMiddleware
-
-    names = {"app": FastAPI(), "AuditMiddleware": AuditMiddleware}
+    names = {
+        "app": FastAPI(), "AuditMiddleware": AuditMiddleware, "Depends": Depends,
+        "audited_user": audited_user, "current_account": lambda: None,
+    }  # fmt: skip
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     names["refund"](7)

@@ -1,0 +1,25 @@
+"""The collector without dedupe: a line it has already is stored once more. Run as ``audit-ready`` is."""
+
+from __future__ import annotations
+
+from audit_middleware.cli import main
+from audit_middleware.collector.index_rows import Entry
+from audit_middleware.collector.ingest import Judge
+from audit_middleware.sealing.parse import parse_rec
+
+
+def forget_what_was_seen() -> None:
+    judge_frame = Judge._judge_frame
+
+    def judged(self, line, name, frame, caller, log):
+        found = judge_frame(self, line, name, frame, caller, log)
+        if isinstance(found, Entry):
+            return found
+        return Entry(self._streams.find(frame.stream).number, frame, parse_rec(line, frame))
+
+    Judge._judge_frame = judged
+
+
+if __name__ == "__main__":
+    forget_what_was_seen()
+    main()
