@@ -20,7 +20,7 @@ LINGER_S = 0.25
 
 
 @click.command("ship")
-@click.argument("spool_dir", metavar="SPOOL", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("spool_dir", metavar="SPOOL", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--once", "mode", flag_value="once", default="once", help="Deliver what is there, then end (default).")
 @click.option("--follow", "mode", flag_value="follow", help="Go on delivering until SIGTERM.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds --once tries.")
@@ -28,11 +28,14 @@ LINGER_S = 0.25
 def command(spool_dir: Path, mode: str, timeout: float, as_json: bool) -> None:
     """Deliver SPOOL to AUDIT_COLLECTOR_URL, streams of living and dead processes alike.
 
-    No key is needed: whole lines travel as they are and the collector judges them. Exit 2 when something is left.
+    No key is needed: whole lines travel as they are and the collector judges them. A sidecar may start before its
+    application: --follow makes the folder. Exit 2 when something is left.
     """
     settings = config.load()
     if not settings.collector_url:
         raise ConfigurationError("AUDIT_COLLECTOR_URL is not set: nowhere to deliver to")
+    if mode == "once" and not spool_dir.is_dir():
+        raise ConfigurationError(f"{spool_dir} is no folder; nothing to deliver")
     spool = Spool(spool_dir)
     dispatch = dispatch_for(settings, spool, takes_living=True)
     stop = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import gzip
 import ipaddress
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,11 +122,17 @@ class HTTPTransport:
                 headers["authorization"] = f"Bearer {self._token}"
             self._client = httpx.Client(
                 headers=headers,
-                verify=str(self._ca_file) if self._ca_file else True,
+                verify=self._trusted_authorities(),
                 trust_env=False,  # a proxy variable of the application's must not carry its audit trail elsewhere
                 timeout=httpx.Timeout(self.read_timeout_s, connect=min(CONNECT_S, self.read_timeout_s)),
             )
         return self._client
+
+    def _trusted_authorities(self) -> ssl.SSLContext | bool:
+        """The CA file given, else the usual ones; none are loaded, which takes 80 ms, when no URL is https."""
+        if not any(url.startswith("https://") for url in self._urls):
+            return False
+        return ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
 
     def _read(self, response: httpx.Response, deadline: float) -> bytes:
         """Read an answer that is neither endless nor dripping: the read timeout bounds one read, not all of them."""

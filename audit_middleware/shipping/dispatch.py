@@ -21,6 +21,7 @@ from audit_middleware.tlog.checkpoint import Checkpoint
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 SCAN_EVERY_S: Final = 5.0
+SAVE_PINS_EVERY_S: Final = 5.0
 _uniform: Final = random.SystemRandom().uniform
 _PINS_FILE: Final = "logs.json"
 _PINS_BYTES: Final = 64 * 1024
@@ -55,6 +56,8 @@ class Dispatch:
         self.shipper = shipper
         self.on_adopted: Callable[[str, int], None] = lambda _stream, _torn: None
         """Called with (stream, torn bytes) after a dead stream was delivered whole."""
+        self.on_release: Callable[[], None] = lambda: None
+        """Called when the outboxes are let go: what is remembered between deliveries is saved here."""
         self._spool = spool
         self._own_stream = own_stream
         self._takes_living = takes_living
@@ -90,6 +93,7 @@ class Dispatch:
 
     def release(self) -> None:
         """Let every outbox go, for whoever delivers next."""
+        self.on_release()
         while self._outboxes:
             self._outboxes.popitem()[1].release()
 
@@ -149,8 +153,32 @@ def dispatch_for(
     )
     pins = load_pins(spool, settings.log_keys)
     shipper = Shipper(transport, pins, spool.keep_aside)
-    shipper.on_receipt = lambda _items, pins: save_pins(spool, pins)
-    return Dispatch(spool, shipper, own_stream=own_stream, takes_living=takes_living)
+    memory = _PinMemory(spool, pins)
+    shipper.on_receipt = lambda _items, _pins: memory.note()
+    dispatch = Dispatch(spool, shipper, own_stream=own_stream, takes_living=takes_living)
+    dispatch.on_release = memory.save
+    return dispatch
+
+
+class _PinMemory:
+    """Writes the pins into the spool at the first receipt, then every few seconds: a rename costs a millisecond."""
+
+    def __init__(self, spool: Spool, pins: LogPins) -> None:
+        self._spool = spool
+        self._pins = pins
+        self._save_at = 0.0
+        self._is_saved = True
+
+    def note(self) -> None:
+        self._is_saved = False
+        if time.monotonic() >= self._save_at:
+            self.save()
+
+    def save(self) -> None:
+        if not self._is_saved:
+            save_pins(self._spool, self._pins)
+            self._is_saved = True
+            self._save_at = time.monotonic() + SAVE_PINS_EVERY_S
 
 
 def load_pins(spool: Spool, configured: tuple[str, ...]) -> LogPins:

@@ -97,15 +97,15 @@ def test_a_response_that_waits_for_the_collector_is_released_by_its_receipt(serv
 
 
 def test_a_partial_receipt_releases_only_what_it_covers(served, keep):
-    served.collector.usually = faults.only_first(2)
+    served.collector.script = [faults.only_first(3)]
+    served.collector.usually = faults.answering(503)
     recorder, keeper = keep(served.url, durability="collector")
-    append(recorder, 1)
-    wait_until(lambda: len(served.collector.stored) >= 2)
-    assert recorder.watermark.wait(1, 5)
-    served.handle = lambda request, body: request.send(503, b"") or True
-    (seq,) = append(recorder)
-    keeper.wake()
-    assert recorder.watermark.wait(seq, 0.3) is False
+    recorder.on_begin = lambda: None
+    append(recorder, 6)
+    keeper.start()
+    assert recorder.watermark.wait(2, 5)
+    wait_until(lambda: len(served.collector.posts) == 2)
+    assert recorder.watermark.wait(3, 0.1) is False
 
 
 def test_a_collector_that_comes_back_gets_everything_once(served, keep, spool):
