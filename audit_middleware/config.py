@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
+from audit_middleware.tlog.note import Verifier
 
 Durability = Literal["journal", "fsync", "collector", "memory"]
 OnFailure = Literal["deny", "allow", "auto"]
@@ -216,6 +217,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("audit.E005", "durability is collector, but no collector is named", "set AUDIT_COLLECTOR_URL")
     if settings.durability == "collector" and settings.shipper == "external":
         yield Problem("audit.E006", "durability is collector, but shipping is external", "set AUDIT_SHIPPER=thread")
+    yield from _log_key_problems(settings)
     for url in settings.collector_url:
         if not url.startswith(("http://", "https://")):
             yield Problem("audit.E007", f"collector {url!r} is no http(s) URL", "write http://HOST:PORT")
@@ -234,6 +236,14 @@ def _key_problems(settings: Settings) -> Iterator[Problem]:
     if keyring.is_development:
         hint = "make one with `audit-ready keys new` and set AUDIT_KEYS"
         yield Problem("audit.W001", "sealing with the development key: these records are no evidence", hint)
+
+
+def _log_key_problems(settings: Settings) -> Iterator[Problem]:
+    for vkey in settings.log_keys:
+        try:
+            Verifier.parse(vkey)
+        except ConfigurationError as error:
+            yield Problem("audit.E008", f"a log key cannot be read: {error}", "copy it from the collector's log.vkey")
 
 
 def check(settings: Settings) -> list[Problem]:

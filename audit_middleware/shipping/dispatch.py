@@ -94,6 +94,10 @@ class Dispatch:
     def release(self) -> None:
         """Let every outbox go, for whoever delivers next."""
         self.on_release()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the outboxes and write nothing: in a forked child they are the parent's."""
         while self._outboxes:
             self._outboxes.popitem()[1].release()
 

@@ -87,7 +87,7 @@ class Keeper:
         """In a forked child: close the parent's outboxes, or they would stay locked for as long as the child lives."""
         line, self._line = self._line, None
         if line is not None:
-            line.release()
+            line.abandon()
 
     def _keep(self, pid: int) -> None:
         stopping, wake, recorder = self._stopping, self._wake_keeper, self._recorder
@@ -161,6 +161,9 @@ class _Line:
     def release(self) -> None:
         """Let others deliver."""
 
+    def abandon(self) -> None:
+        """Close descriptors, nothing else: this is a forked child."""
+
 
 class _DiskLine(_Line):
     def __init__(self, settings: Settings, recorder: Recorder) -> None:
@@ -185,6 +188,10 @@ class _DiskLine(_Line):
 
     def release(self) -> None:
         self._dispatch.release()
+        self._spool.close()
+
+    def abandon(self) -> None:
+        self._dispatch.abandon()
         self._spool.close()
 
     def _own_stream(self) -> str | None:

@@ -41,7 +41,7 @@ def verify_spool(path: Path, keyring: Keyring, progress: Progress = lambda _done
             done += size
             progress(done, total)
         report.count("streams")
-    _check_previous(verifier)
+    _check_previous(path, verifier)
     progress(total, total)
     return report
 
@@ -150,11 +150,14 @@ def _file_lines(file: Iterator[bytes], path: str, ordinal: int, verifier: LineVe
             verifier.note(Severity.NOTE, "torn", where, f"{len(line)} bytes without end")
 
 
-def _check_previous(verifier: LineVerifier) -> None:
+def _check_previous(path: Path, verifier: LineVerifier) -> None:
     """A predecessor that was delivered whole is gone, as it should be; one that is here must reach what was named."""
     for _, head, where in verifier.previous:
         seen = verifier.streams.get(head.stream)
-        if seen is None or head.seq is None:
+        if head.seq is None:
+            continue
+        if seen is None:
+            _check_emptied(path / "streams" / head.stream, head.seq, where, verifier)
             continue
         end = seen.follower.next - 1
         if end < head.seq:
@@ -162,3 +165,10 @@ def _check_previous(verifier: LineVerifier) -> None:
             verifier.note(Severity.TAMPERING, "truncated", where, message)
         elif end == head.seq and head.leaf is not None and seen.follower.head != head.leaf.encode():
             verifier.note(Severity.TAMPERING, "broken", where, f"line {end} of {head.stream} is not the one it was")
+
+
+def _check_emptied(folder: Path, seq: int, where: str, verifier: LineVerifier) -> None:
+    """A journal without any line is good once what a later stream saw of it was delivered."""
+    if folder.is_dir() and _acked(folder) <= seq:
+        message = f"stream {folder.name} reached {seq} when the next one began; its journal holds no line"
+        verifier.note(Severity.TAMPERING, "truncated", where, message)

@@ -11,11 +11,15 @@ from audit_middleware.pipeline import Pipeline
 from audit_middleware.sealing.keys import new_key
 
 KEYS = new_key("test")
+OPEN: list[Pipeline] = []
+"""Pipelines whose threads end with the test that made them (see the conftest of all tests)."""
 
 
 def make_pipeline(folder: Path, **settings: Any) -> Pipeline:
     spool = folder / "spool"
-    return Pipeline(load({}, spool_dir=spool, keys=KEYS, service="orders", **settings), "orders")
+    pipeline = Pipeline(load({}, spool_dir=spool, keys=KEYS, service="orders", **settings), "orders")
+    OPEN.append(pipeline)
+    return pipeline
 
 
 def journal_lines(folder: Path) -> list[dict[str, Any]]:

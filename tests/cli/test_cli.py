@@ -140,6 +140,7 @@ def test_config_check_finds_contradictions_and_typing_errors():
     assert "audit.E005" in bad.stdout
     assert "AUDIT_DURABILTY is no setting" in bad.stdout
     assert "audit.E002" in run("config", "check", AUDIT_SPOOL_MAX="plenty").stderr
+    assert "audit.E008" in run("config", "check", AUDIT_KEYS=KEYS, AUDIT_LOG_KEYS="no+key").stdout
 
 
 def test_config_explain_shows_every_setting_and_no_secret():

@@ -96,7 +96,9 @@ def test_a_decompression_bomb_is_cut_at_the_limit(client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"rubbish", gzip.compress(b"x\n")[:-4], gzip.compress(b"x\n") + b"trailing", gzip.compress(b"") * 40]
+    "body",
+    [b"", b"rubbish", gzip.compress(b"x\n")[:-4], gzip.compress(b"x\n") + b"trailing", gzip.compress(b"") * 40],
+    ids=["nothing", "rubbish", "cut", "trailing", "forty"],
 )
 def test_what_is_no_gzip_is_a_problem_not_a_crash(client, body):
     response = client.post("/v1/records", content=body, headers={"Content-Encoding": "gzip"})

@@ -127,7 +127,7 @@ def test_a_line_of_another_stream_is_named(spool, journal, open_recorder):
     assert rules(spool) == {("stream", "9")}
 
 
-@pytest.mark.parametrize("kept", [1, 3, 6])
+@pytest.mark.parametrize("kept", [0, 1, 3, 6])
 def test_a_truncated_tail_is_named_by_the_stream_that_came_next(spool, journal, open_recorder, kept):
     following = open_recorder()
     append(following)

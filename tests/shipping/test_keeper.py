@@ -28,6 +28,7 @@ def keep(spool, monkeypatch):
     monkeypatch.setattr("audit_middleware.shipping.keeper.LINGER_S", 0.02)
     monkeypatch.setattr("audit_middleware.shipping.dispatch.SCAN_EVERY_S", 0.1)
     kept = []
+    others = set(threading.enumerate())
 
     def make(*urls, **changes):
         recorder = recorder_for(spool, collector_url=urls, **changes)
@@ -39,7 +40,7 @@ def keep(spool, monkeypatch):
     yield make
     for keeper in kept:
         keeper.stop()
-    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("audit-")], 12)
+    wait_until(lambda: not set(threading.enumerate()) - others, 12)
 
 
 def test_records_are_delivered_while_the_application_runs_and_the_rest_at_its_end(served, keep, spool):
