@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from audit_middleware.cli.output import json_option, print_json
 from audit_middleware.errors import ConfigurationError
 
 
@@ -16,7 +17,10 @@ from audit_middleware.errors import ConfigurationError
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with settings.")
 @click.option("--name", help="Name of the log, such as audit.example.com (default: this host's name).")
 @click.option("--guard", type=click.Path(path_type=Path), help="Second place for the last signed sizes and roots.")
-def command(data: Path | None, listen: str | None, file: Path | None, name: str | None, guard: Path | None) -> None:
+@json_option
+def command(
+    data: Path | None, listen: str | None, file: Path | None, name: str | None, guard: Path | None, as_json: bool
+) -> None:
     """Run the collector until SIGINT or SIGTERM.
 
     Application keys come from AUDIT_KEYS or AUDIT_KEY_FILE, tokens from AUDIT_TOKENS, or all of it from --config.
@@ -37,6 +41,9 @@ def command(data: Path | None, listen: str | None, file: Path | None, name: str 
         click.echo("audit-ready: using the development key; what it seals is no evidence", err=True)
 
     def announce(collector: object, url: str) -> None:
+        if as_json:
+            print_json({"url": url, "data": str(settings.data), "log_keys": list(getattr(collector, "vkeys", ()))})
+            return
         click.echo(f"collecting at {url} into {settings.data}")
         for vkey in getattr(collector, "vkeys", ()):
             click.echo(f"log key: {vkey}")

@@ -17,8 +17,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def print_json(value: object) -> None:
-    """Print one JSON value on one line."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    """Print one JSON value on one line, at once: a server's first line is read while it runs."""
+    click.echo(msgspec.json.encode(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

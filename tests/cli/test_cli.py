@@ -47,6 +47,15 @@ def test_every_command_explains_itself(command):
     assert len(done.stdout.splitlines()) > 4
 
 
+JSON_COMMANDS = ["collect", "config check", "config explain", "demo", "keys list", "keys new", "rebuild-index"]
+JSON_COMMANDS += ["search", "ship", "spool status", "verify"]
+
+
+@pytest.mark.parametrize("command", JSON_COMMANDS)
+def test_every_command_speaks_json(command):
+    assert "--json" in run(*command.split(), "--help").stdout
+
+
 def test_an_unknown_command_is_wrong_usage():
     assert run("frobnicate").returncode == 2
 

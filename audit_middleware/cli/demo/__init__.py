@@ -12,6 +12,7 @@ import click
 from audit_middleware.cli.demo.claims import Claims, check_delivery, check_tampering, check_verification
 from audit_middleware.cli.demo.processes import Demo
 from audit_middleware.cli.demo.traffic import Traffic
+from audit_middleware.cli.output import json_option, print_json
 from audit_middleware.errors import ConfigurationError
 
 MARKER = ".audit-demo"
@@ -27,7 +28,8 @@ MARKER = ".audit-demo"
     help="Its folder.",
 )
 @click.option("--seconds", type=float, default=4.0, show_default=True, help="Length of each of the three phases.")
-def command(folder: Path, seconds: float) -> None:
+@json_option
+def command(folder: Path, seconds: float, as_json: bool) -> None:
     """Run a collector and an example app, kill the collector under traffic, prove that nothing was lost.
 
     Exit 0 only if every claim held, 1 if one failed, 2 if the demo could not run.
@@ -35,8 +37,11 @@ def command(folder: Path, seconds: float) -> None:
     began = time.monotonic()
     _empty(folder)
     claims = Claims()
-    with Demo(folder.resolve(), find_app()) as demo:
+    with Demo(folder.resolve(), find_app(), is_quiet=as_json) as demo:
         _run(demo, claims, seconds)
+    if as_json:
+        print_json({"claims": claims.results, "seconds": round(time.monotonic() - began)})
+        sys.exit(1 if claims.failed else 0)
     click.echo()
     for line in claims.lines:
         click.echo(line)

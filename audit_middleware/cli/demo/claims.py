@@ -23,6 +23,7 @@ class Claims:
     """Claims that held and claims that failed, as lines to print."""
 
     lines: list[str] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
     held: int = 0
     failed: int = 0
 
@@ -30,6 +31,7 @@ class Claims:
         """Note one claim with the figures behind it."""
         self.held += holds
         self.failed += not holds
+        self.results.append({"claim": claim, "holds": holds, "figures": figures})
         self.lines.append(f"  {'proved' if holds else 'FAILED'}  {claim}: {figures}")
 
 

@@ -33,7 +33,8 @@ READ_TOKEN: Final = "demo-reader-token"  # noqa: S105
 class Demo:
     """Owns the folder and the processes of one run; leaving it ends what it started."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    def __init__(self, folder: Path, root: Path, *, is_quiet: bool = False) -> None:
+        self._is_quiet = is_quiet
         self.folder = folder
         self.spool = folder / "spool"
         self.spool_copy = folder / "spool-copy"
@@ -65,7 +66,8 @@ class Demo:
 
     def say(self, what: str) -> None:
         """Print a step with the time since the start."""
-        click.echo(f"[{time.monotonic() - self._began:5.1f} s] {what}")
+        if not self._is_quiet:
+            click.echo(f"[{time.monotonic() - self._began:5.1f} s] {what}")
 
     def start_collector(self) -> None:
         """Start the collector and wait until it is ready."""
