@@ -20,9 +20,15 @@ REQUEST = (
     b"authorization: Bearer eyJhbGciOiJIUzI1NiJ9\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n"
 )
 APP = """
+import os
 from audit_middleware import AuditMiddleware
+from audit_middleware.sealing.keys import parse_keys
+from benchmarks.handwritten import Handwritten
 from benchmarks.request import make_app
 bare = make_app()
+by_hand = make_app()
+if "AUDIT_BENCH_LINES" in os.environ:
+    by_hand.add_middleware(Handwritten, path=os.environ["AUDIT_BENCH_LINES"], keyring=parse_keys(os.environ["AUDIT_KEYS"]))
 audited = make_app()
 audited.add_middleware(AuditMiddleware)
 """
@@ -37,6 +43,7 @@ def main():
         collector = start_collector(folder, processes)
         servers = {
             "bare": start_app(folder, "bare", {}, processes),
+            "hand-written limit": start_app(folder, "by_hand", {"AUDIT_BENCH_LINES": str(folder / "lines")}, processes),
             "audited, collector up": start_app(folder, "audited", {"AUDIT_COLLECTOR_URL": collector}, processes),
             "audited, collector down": start_app(
                 folder, "audited", {"AUDIT_COLLECTOR_URL": "http://127.0.0.1:9"}, processes

@@ -111,7 +111,7 @@ class AuditMiddleware:
             time.perf_counter_ns(),
         )
         if is_websocket:
-            exchange.is_websocket = True
+            exchange.is_websocket = exchange.is_unsafe = True
         scope[_MARK] = exchange
         # one pass over the raw list; a header that comes several times is joined by commas (RFC 9110, section 5.3)
         seen: dict[bytes, bytes] = {}

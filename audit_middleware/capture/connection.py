@@ -91,7 +91,11 @@ class Connection:
             self._awaits_trailers = message["trailers"]
         name = self._policy.request_id_header
         if name:
-            headers = [pair for pair in message.get("headers", ()) if pair[0] != name and pair[0].lower() != name]
+            headers = list(message.get("headers", ()))
+            for pair in headers:
+                if pair[0].lower() == name:  # the application's own: two of them would leave clients guessing
+                    headers.remove(pair)
+                    break
             headers.append((name, exchange.request_id.encode()))
             message["headers"] = headers
 

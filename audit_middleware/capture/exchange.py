@@ -98,11 +98,8 @@ class Exchange(CurrentAudit):
         self.method = method
         self.path = path
         self.started_ns = started_ns
-
-    @property
-    def is_unsafe(self) -> bool:
+        self.is_unsafe = method not in SAFE_METHODS
         """Whether it may change something: an unsafe method, or a websocket, which can carry anything."""
-        return self.is_websocket or self.method not in SAFE_METHODS
 
     def attempted(self) -> AuditRecord:
         """Return the ``attempt`` record: who it is and what it comes to is not known yet, and says so."""
@@ -163,7 +160,7 @@ class Exchange(CurrentAudit):
             principal,
             source,
             action,
-            outcome or self._outcome(),
+            outcome or ("success" if self.status == 200 and self.ended == "complete" else self._outcome()),  # noqa: PLR2004
             resource or resource_of(route, self.path_params, path, notes),
             trace,
             http,
@@ -187,9 +184,9 @@ class Exchange(CurrentAudit):
         return principal_of(said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
 
     def _outcome(self) -> Outcome:
+        status = self.status
         if self.ended == "exception":
             return "failure"
-        status = self.status
         if status is None and self.is_websocket:
             return "success"
         return outcome_from_status(status)
