@@ -8,6 +8,8 @@ so that a row costs the same at 10^5 records and at 10^7.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +46,11 @@ CREATE INDEX records_{0}_by_trace ON records_{0} (trace_id) WHERE trace_id IS NO
 def connect(path: Path) -> sqlite3.Connection:
     """Open the index for any thread, one at a time; transactions are begun by hand."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA cache_size = -65536")
-    connection.execute("PRAGMA mmap_size = 1073741824")
-    connection.execute("PRAGMA wal_autocheckpoint = 16000")
+    with closed_on_error(connection):
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA mmap_size = 1073741824")
+        connection.execute("PRAGMA wal_autocheckpoint = 16000")
     return connection
 
 
@@ -58,17 +61,27 @@ def prepare(path: Path) -> sqlite3.Connection:
     """
     try:
         connection = connect(path)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript("BEGIN;" + SCHEMA + "COMMIT;")
-            version = VERSION
+        with closed_on_error(connection):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+                version = VERSION
+            if version != VERSION:
+                raise unusable(path, f"it has version {version}, not {VERSION}")
     except sqlite3.Error as error:
         raise unusable(path, str(error)) from error
-    if version != VERSION:
-        connection.close()
-        raise unusable(path, f"it has version {version}, not {VERSION}")
     return connection
+
+
+@contextmanager
+def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close the connection if the block fails: nobody else will have it."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def make_part(connection: sqlite3.Connection, number: int) -> None:
