@@ -5,6 +5,7 @@ from __future__ import annotations
 from audit_middleware._version import __version__
 from audit_middleware.capture.asgi import AuditMiddleware
 from audit_middleware.capture.exchange import CurrentAudit, current_audit
+from audit_middleware.capture.wsgi import AuditWSGIMiddleware
 from audit_middleware.config import Settings
 from audit_middleware.errors import AuditError, ConfigurationError, JournalError
 from audit_middleware.pipeline import Pipeline
@@ -14,6 +15,7 @@ __all__ = [
     "AuditError",
     "AuditMiddleware",
     "AuditRecord",
+    "AuditWSGIMiddleware",
     "ConfigurationError",
     "CurrentAudit",
     "JournalError",

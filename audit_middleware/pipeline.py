@@ -73,16 +73,24 @@ class Pipeline:
             self._contain("a request record", error)
             return -1
 
+    def conclude(self, exchange: Exchange) -> bool:
+        """Append the ``request`` record, wait for what policy wants; say whether the answer may be completed."""
+        seq = self.complete(exchange)
+        if seq is None:
+            return False
+        watermark = self.recorder.watermark if self.is_waiting and seq >= 0 else None
+        if watermark is None:
+            return True
+        self._keeper.wake()
+        return watermark.wait(seq, self.settings.wait_timeout) or self._unconfirmed(seq, exchange)
+
     async def released(self, seq: int, exchange: Exchange) -> bool:
         """Wait until ``seq`` is synced or acknowledged, as the durability wants; say whether to complete the answer."""
         watermark = self.recorder.watermark
         if watermark is None or seq < 0:
             return True
         self._keeper.wake()
-        if await watermark.wait_async(seq, self.settings.wait_timeout):
-            return True
-        LOGGER.error("audit: record %d was not confirmed by %s in time", seq, self.settings.durability)
-        return not self._denies(exchange)
+        return await watermark.wait_async(seq, self.settings.wait_timeout) or self._unconfirmed(seq, exchange)
 
     def event(self, record: AuditRecord) -> int:
         """Append an ``event`` record; raise `JournalError` when the journal cannot take it."""
@@ -91,6 +99,11 @@ class Pipeline:
     def close(self) -> None:
         """Stop the keeper, seal the ``close`` record, try once more to deliver: two seconds at most. Never raises."""
         self._keeper.stop()
+
+    def _unconfirmed(self, seq: int, exchange: Exchange) -> bool:
+        """Nobody confirmed the record in time; say whether the answer may be completed all the same."""
+        LOGGER.error("audit: record %d was not confirmed by %s in time", seq, self.settings.durability)
+        return not self._denies(exchange)
 
     def _denies(self, exchange: Exchange) -> bool:
         policy = self.settings.on_failure

@@ -7,34 +7,19 @@ answer is on record, whatever happens to this process next.
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from audit_middleware import config
-from audit_middleware.capture.client_address import AddressResolver
-from audit_middleware.capture.connection import Connection, Message, Policy, Receive, Scope, Send
+from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
-from audit_middleware.capture.trace_ids import trace_ids
-from audit_middleware.pipeline import Pipeline, shared_pipeline
+from audit_middleware.capture.observer import HEADERS, Observer
+from audit_middleware.pipeline import Pipeline
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OBSERVED: Final = frozenset({"http", "websocket"})
 _MARK: Final = "audit_middleware.exchange"
-_SEEN: Final = frozenset(
-    {
-        b"user-agent",
-        b"x-request-id",
-        b"traceparent",
-        b"authorization",
-        b"x-api-key",
-        b"x-forwarded-for",
-        b"forwarded",
-    }
-)
 
 
 class AuditMiddleware:
@@ -54,13 +39,7 @@ class AuditMiddleware:
         **settings: Any,  # noqa: ANN401 - settings of any type
     ) -> None:
         self.app = app
-        self._identify = identify
-        self._policy: Policy | None = None
-        self._pipeline = pipeline
-        self._settings = pipeline.settings if pipeline is not None else config.load(**settings)
-        if pipeline is None:
-            config.check(self._settings)
-        self._addresses = AddressResolver(self._settings.trusted_proxies)
+        self._observer = Observer(pipeline, identify, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Observe one connection."""
@@ -71,9 +50,10 @@ class AuditMiddleware:
         if kind not in _OBSERVED or _MARK in scope:  # the mark: an outer AuditMiddleware observes this one
             await self.app(scope, receive, send)
             return
-        pipeline = self._pipeline or self.pipeline(scope)
-        exchange = self._begin(pipeline, scope)
-        connection = Connection(self._policy or self._make_policy(pipeline), exchange, scope, receive, send)
+        observer = self._observer
+        pipeline = observer.pipeline or self.pipeline(scope)
+        exchange = _begin(observer, pipeline, scope)
+        connection = Connection(observer, pipeline, exchange, scope, receive, send)
         if not pipeline.admit(exchange):
             await connection.refuse()
             return
@@ -90,45 +70,7 @@ class AuditMiddleware:
 
     def pipeline(self, scope: Scope) -> Pipeline:
         """Return the pipeline, made with the first connection because only that knows the app's title."""
-        if self._pipeline is None:
-            service = self._settings.service or _title(scope) or os.path.basename(os.getcwd()) or "unknown"
-            self._pipeline = shared_pipeline(self._settings, service)
-        return self._pipeline
-
-    def _make_policy(self, pipeline: Pipeline) -> Policy:
-        settings = self._settings
-        header = settings.request_id_header.lower().encode()
-        self._policy = Policy(pipeline, header, settings.query_parameters, self._identify)
-        return self._policy
-
-    def _begin(self, pipeline: Pipeline, scope: Scope) -> Exchange:
-        is_websocket = scope["type"] == "websocket"
-        exchange = Exchange(
-            pipeline.service,
-            pipeline.recorder.new_request_id(),
-            "GET" if is_websocket else scope["method"],
-            scope["path"],
-            time.perf_counter_ns(),
-        )
-        if is_websocket:
-            exchange.is_websocket = exchange.is_unsafe = True
-        scope[_MARK] = exchange
-        # one pass over the raw list; a header that comes several times is joined by commas (RFC 9110, section 5.3)
-        seen: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name in _SEEN:
-                seen[name] = seen[name] + b", " + value if name in seen else value
-        get = seen.get
-        exchange.user_agent = get(b"user-agent")
-        exchange.client_request_id = get(b"x-request-id")
-        exchange.auth = get(b"authorization") or (b"api-key" if b"x-api-key" in seen else None)
-        exchange.trace = trace_ids(get(b"traceparent"))
-        peer, port = _client(scope.get("client"))
-        exchange.source_port = port or None
-        exchange.source = self._addresses.source(
-            peer, port, forwarded_for=get(b"x-forwarded-for"), forwarded=get(b"forwarded")
-        )
-        return exchange
+        return self._observer.pipeline_of(lambda: _title(scope))
 
     def _drain_at_shutdown(self, scope: Scope, send: Send) -> Send:
         """Several servers never run ``atexit`` in a worker; the end of the lifespan is where they let us drain."""
@@ -139,6 +81,22 @@ class AuditMiddleware:
             await send(message)
 
         return observed
+
+
+def _begin(observer: Observer, pipeline: Pipeline, scope: Scope) -> Exchange:
+    is_websocket = scope["type"] == "websocket"
+    # one pass over the raw list; a header that comes several times is joined by commas (RFC 9110, section 5.3)
+    seen: dict[str, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in HEADERS:
+            known = HEADERS[name]
+            seen[known] = seen[known] + b", " + value if known in seen else value
+    method = "GET" if is_websocket else scope["method"]
+    exchange = observer.begin(pipeline, method, scope["path"], seen, _client(scope.get("client")))
+    if is_websocket:
+        exchange.is_websocket = exchange.is_unsafe = True
+    scope[_MARK] = exchange
+    return exchange
 
 
 def _client(client: Any) -> tuple[str | None, int | None]:  # noqa: ANN401 - servers disagree about its type

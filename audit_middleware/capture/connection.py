@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
+from audit_middleware.capture import refusal
 from audit_middleware.capture.exchange import Exchange
-from audit_middleware.capture.identify import Identify, identified
+from audit_middleware.capture.identify import identified_async
+from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.redaction import allowed_parameters
 from audit_middleware.capture.routing import route_template
 from audit_middleware.pipeline import Pipeline
@@ -18,27 +19,30 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-RETRY_AFTER_S: Final = 5
 _NOT_APPENDED: Final = -2
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
-
-
-class Policy(NamedTuple):
-    """What one middleware was told, as its connections need it."""
-
-    pipeline: Pipeline
-    request_id_header: bytes
-    query_parameters: tuple[str, ...]
-    identify: Identify | None
 
 
 class Connection:
     """One connection while it runs: counts what passes, and closes the exchange at the right moment."""
 
-    __slots__ = ("_awaits_trailers", "_exchange", "_initial_root", "_policy", "_receive", "_scope", "_send", "_seq")
+    __slots__ = (
+        "_awaits_trailers",
+        "_exchange",
+        "_initial_root",
+        "_observer",
+        "_pipeline",
+        "_receive",
+        "_scope",
+        "_send",
+        "_seq",
+    )
 
-    def __init__(self, policy: Policy, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        self._policy = policy
+    def __init__(
+        self, observer: Observer, pipeline: Pipeline, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._observer = observer
+        self._pipeline = pipeline
         self._exchange = exchange
         self._scope = scope
         self._receive = receive
@@ -89,7 +93,7 @@ class Connection:
         exchange.status = message["status"]
         if "trailers" in message:
             self._awaits_trailers = message["trailers"]
-        name = self._policy.request_id_header
+        name = self._observer.header_name
         if name:
             headers = list(message.get("headers", ()))
             for pair in headers:
@@ -137,24 +141,25 @@ class Connection:
 
     def _append(self) -> bool:
         """Append the record, unless something has to be awaited for it; say whether nothing more has to be done."""
-        exchange, scope, policy = self._exchange, self._scope, self._policy
+        exchange, scope, observer = self._exchange, self._scope, self._observer
         exchange.is_closed = True
         if "user" in scope:
             exchange.user = scope["user"]
-        exchange.route = route_template(scope, self._initial_root)
+        if exchange.route is None:
+            exchange.route = route_template(scope, self._initial_root)
         exchange.path_params = scope.get("path_params")
-        if policy.query_parameters:
-            exchange.query = allowed_parameters(scope.get("query_string", b""), policy.query_parameters)
-        if policy.identify is not None and exchange.principal is None:
+        if observer.query_parameters:
+            exchange.query = allowed_parameters(scope.get("query_string", b""), observer.query_parameters)
+        if observer.identify is not None and exchange.principal is None:
             return False
-        self._seq = policy.pipeline.complete(exchange)
-        return self._seq is not None and not policy.pipeline.is_waiting
+        self._seq = self._pipeline.complete(exchange)
+        return self._seq is not None and not self._pipeline.is_waiting
 
     async def _wait(self) -> bool:
         """Ask who it was, append if that was missing, wait for what policy wants; say whether to go on."""
-        identify, exchange, pipeline = self._policy.identify, self._exchange, self._policy.pipeline
+        identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
         if self._seq == _NOT_APPENDED and identify is not None:
-            exchange.principal = await identified(identify, self._scope)
+            exchange.principal = await identified_async(identify, self._scope)
             self._seq = pipeline.complete(exchange)
         if self._seq is None:
             return False
@@ -165,20 +170,9 @@ class Connection:
         if self._exchange.is_websocket:
             await self._send({"type": "websocket.close", "code": 1013, "reason": "audit trail unavailable"})
             return
-        body = json.dumps(
-            {
-                "type": "about:blank",
-                "title": "Service Unavailable",
-                "status": 503,
-                "detail": "This request was not carried out because it could not be put on record.",
-            }
-        ).encode()
-        headers: Iterable[tuple[bytes, bytes]] = [
-            (b"content-type", b"application/problem+json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", b"%d" % RETRY_AFTER_S),
-        ]
-        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
+        body = refusal.body(refusal.NOT_CARRIED_OUT)
+        headers = [(name.encode(), value.encode()) for name, value in refusal.headers(body)]
+        await self._send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
 

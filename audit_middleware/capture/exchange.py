@@ -47,7 +47,8 @@ class CurrentAudit:
     """What application code may say about the request at hand; whatever it leaves unset is observed.
 
     ``principal`` takes a `Principal`, a user name, or a user object; ``resource`` a `Resource`, ``(type, id)`` or
-    ``"type:id"``; ``outcome`` one of success, denied, failure; ``details`` is a dictionary of plain values.
+    ``"type:id"``; ``outcome`` one of success, denied, failure; ``details`` is a dictionary of plain values; ``route``
+    is the template of the route, for frameworks that do not leave it where an adapter can see it.
     What is said after the last byte of the answer was handed to the server is not on record.
     """
 
@@ -56,6 +57,7 @@ class CurrentAudit:
     resource: Resource | tuple[str, object] | str | None = None
     outcome: Outcome | None = None
     reason: str | None = None
+    route: str | None = None
 
     def __init__(self, request_id: str = "") -> None:
         self.request_id = request_id
@@ -79,7 +81,6 @@ class Exchange(CurrentAudit):
     trace: TraceIds = NO_TRACE
     auth: bytes | None = None
     user: Any = None
-    route: str | None = None
     path_params: object = None
     query: dict[str, list[str]] | None = None
     status: int | None = None

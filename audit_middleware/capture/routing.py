@@ -1,4 +1,4 @@
-"""The route of a request, as ASGI frameworks leave it in the scope after routing."""
+"""The route of a request, as frameworks leave it in an ASGI scope or a WSGI environ after routing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
     if not mounted or mounted == path:
         return path or "/"
     return _mount_template(mounted, path, scope.get("path_params") or {}) + path
+
+
+def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
+    """Return the template of the route that matched and its parameters; (None, None) when none did.
+
+    Werkzeug (Flask) leaves its request in the environ, Bottle its route.
+    """
+    request = environ.get("werkzeug.request")
+    if request is not None:
+        rule = getattr(getattr(request, "url_rule", None), "rule", None)
+        return (rule, getattr(request, "view_args", None)) if isinstance(rule, str) else (None, None)
+    rule = getattr(environ.get("bottle.route"), "rule", None)
+    return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
 
 
 def _mount_template(mounted: str, path: str, params: Mapping[str, Any]) -> str:

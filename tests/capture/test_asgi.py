@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import threading
 
 import pytest
 
@@ -272,7 +273,7 @@ def full(tmp_path, app, left=0, **settings):
     files = FullDisk()
     files.left = left
     harness.pipeline = type(harness.pipeline)(harness.pipeline.settings, "orders", files=files)
-    harness.middleware._pipeline = harness.pipeline
+    harness.middleware._observer.pipeline = harness.pipeline
     return harness, files
 
 
@@ -497,13 +498,36 @@ async def test_identify_that_raises_or_hangs_is_a_defect_and_no_error(tmp_path, 
     async def hangs(scope):
         await asyncio.sleep(60)
 
+    def blocks(scope):
+        released.wait(60)
+
     def raises(scope):
         raise KeyError
 
-    for number, identify in enumerate((hangs, raises)):
+    def exits(scope):
+        raise SystemExit
+
+    released = threading.Event()
+    for number, identify in enumerate((hangs, blocks, raises, exits)):
         harness = Harness(tmp_path / str(number), hello, identify=identify)
         assert len(await harness()) == 2
         assert "principal.id" in harness.record["defects"]
+    released.set()
+
+
+async def test_an_identify_that_blocks_does_not_block_the_event_loop(tmp_path):
+    released = threading.Event()
+
+    def blocks(scope):
+        assert released.wait(5)
+        return "carol"
+
+    harness = Harness(tmp_path, hello, identify=blocks)
+    request = asyncio.create_task(harness())
+    await asyncio.sleep(0.01)
+    released.set()
+    await request
+    assert harness.record["principal"]["id"] == "carol"
 
 
 async def test_query_parameters_are_recorded_by_allow_list_only(tmp_path):
@@ -552,7 +576,7 @@ async def test_mode_fsync_forwards_the_last_byte_after_the_sync(tmp_path):
 
     harness = Harness(tmp_path, hello, durability="fsync")
     harness.pipeline = type(harness.pipeline)(harness.pipeline.settings, "orders", files=Watched())
-    harness.middleware._pipeline = harness.pipeline
+    harness.middleware._observer.pipeline = harness.pipeline
     before_last = []
     harness.on_send = lambda message: before_last.append(len(synced))
     await harness()

@@ -1,0 +1,76 @@
+"""What one middleware was told, whatever its protocol: its settings, its pipeline, and how an exchange begins."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from audit_middleware import config
+from audit_middleware.capture.client_address import AddressResolver
+from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.trace_ids import trace_ids
+from audit_middleware.pipeline import Pipeline, shared_pipeline
+
+HEADERS: Final = {
+    b"user-agent": "HTTP_USER_AGENT",
+    b"x-request-id": "HTTP_X_REQUEST_ID",
+    b"traceparent": "HTTP_TRACEPARENT",
+    b"authorization": "HTTP_AUTHORIZATION",
+    b"x-api-key": "HTTP_X_API_KEY",
+    b"x-forwarded-for": "HTTP_X_FORWARDED_FOR",
+    b"forwarded": "HTTP_FORWARDED",
+}
+"""The request headers that are looked at: their name on the wire, and in a CGI environment (RFC 3875, 4.1.18)."""
+
+
+class Observer:
+    """One middleware's settings and pipeline.
+
+    ``settings`` are those of `audit_middleware.config.Settings`; with a ``pipeline`` its settings hold instead.
+    Raises `ConfigurationError` for settings that are wrong or contradict each other.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline | None, identify: Callable[[Any], object] | None, settings: Mapping[str, Any]
+    ) -> None:
+        self.settings = pipeline.settings if pipeline is not None else config.load(**settings)
+        if pipeline is None:
+            config.check(self.settings)
+        self.pipeline = pipeline
+        self.identify = identify
+        self.query_parameters = self.settings.query_parameters
+        self.request_id_header = self.settings.request_id_header
+        self.header_name = self.request_id_header.lower().encode()
+        """The same as ASGI spells it."""
+        self._addresses = AddressResolver(self.settings.trusted_proxies)
+
+    def pipeline_of(self, title: Callable[[], str | None]) -> Pipeline:
+        """Return the pipeline, made with the first exchange because only that knows the ``title`` of the app."""
+        if self.pipeline is None:
+            service = self.settings.service or title() or os.path.basename(os.getcwd()) or "unknown"
+            self.pipeline = shared_pipeline(self.settings, service)
+        return self.pipeline
+
+    def begin(
+        self,
+        pipeline: Pipeline,
+        method: str,
+        path: str,
+        seen: Mapping[str, bytes],
+        client: tuple[str | None, int | None],
+    ) -> Exchange:
+        """Begin an exchange; ``seen`` holds raw values of `HEADERS` by their CGI names, ``client`` address and port."""
+        exchange = Exchange(pipeline.service, pipeline.recorder.new_request_id(), method, path, time.perf_counter_ns())
+        get = seen.get
+        exchange.user_agent = get("HTTP_USER_AGENT")
+        exchange.client_request_id = get("HTTP_X_REQUEST_ID")
+        exchange.auth = get("HTTP_AUTHORIZATION") or (b"api-key" if "HTTP_X_API_KEY" in seen else None)
+        exchange.trace = trace_ids(get("HTTP_TRACEPARENT"))
+        peer, port = client
+        exchange.source_port = port or None
+        exchange.source = self._addresses.source(
+            peer, port, forwarded_for=get("HTTP_X_FORWARDED_FOR"), forwarded=get("HTTP_FORWARDED")
+        )
+        return exchange
