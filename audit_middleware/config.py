@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
@@ -22,11 +23,13 @@ from audit_middleware.tlog.note import Verifier
 Durability = Literal["journal", "fsync", "collector", "memory"]
 OnFailure = Literal["deny", "allow", "auto"]
 Attempts = Literal["unsafe", "all", "none"]
+ForwardedHeader = Literal["auto", "X-Forwarded-For", "Forwarded"]
 Shipper = Literal["thread", "external"]
 Gzip = Literal["auto", "on", "off"]
 
 _SIZE: Final = re.compile(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_BEARER: Final = re.compile(r"[!-~]+")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -58,7 +61,11 @@ def _list(text: str) -> tuple[str, ...]:
 
 def _networks(text: str) -> tuple[str, ...]:
     for part in _list(text):
-        ipaddress.ip_network(part)
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            meant = str(ipaddress.ip_network(part, strict=False))  # raises as well, unless only host bits are set
+            raise ValueError(f"{error}: write {meant}") from error
     return _list(text)
 
 
@@ -119,6 +126,11 @@ class Settings:
     trusted_proxies: tuple[str, ...] = _setting(
         (), "CIDRs of proxies whose X-Forwarded-For and Forwarded are believed; none by default.", _networks
     )
+    forwarded_header: ForwardedHeader = _setting(
+        "auto",
+        "The header that trusted proxies write: X-Forwarded-For, Forwarded, or auto (both must agree).",
+        _choice(*get_args(ForwardedHeader)),
+    )
     request_id_header: str = _setting(
         "X-Request-ID", "Response header that carries the request id; empty: none.", _header
     )
@@ -148,7 +160,15 @@ class Settings:
 
     def digest_source(self) -> dict[str, Any]:
         """Return what decides how and what is recorded, for the policy digest in the ``open`` record."""
-        names = ("durability", "on_failure", "attempts", "trusted_proxies", "request_id_header", "query_parameters")
+        names = (
+            "durability",
+            "on_failure",
+            "attempts",
+            "trusted_proxies",
+            "forwarded_header",
+            "request_id_header",
+            "query_parameters",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -183,7 +203,10 @@ def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings
         if text is None:
             continue
         try:
+            text.encode()
             values[name] = each.metadata["parse"](text)
+        except UnicodeEncodeError:
+            wrong.append(f"audit.E002: {source}: is not UTF-8")
         except ValueError as error:
             shown = "" if name in SECRETS else f" {text!r}"
             wrong.append(f"audit.E002: {source}{shown}: {error}")
@@ -219,19 +242,35 @@ def problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("audit.E006", "durability is collector, but shipping is external", "set AUDIT_SHIPPER=thread")
     yield from _log_key_problems(settings)
     for url in settings.collector_url:
-        if not url.startswith(("http://", "https://")):
+        if not _is_http_url(url):
             yield Problem("audit.E007", f"collector {url!r} is no http(s) URL", "write http://HOST:PORT")
-    if settings.durability == "memory":
+    if settings.token is not None and not _BEARER.fullmatch(settings.token):
+        yield Problem("audit.E010", "the token holds characters no header can carry", "copy AUDIT_TOKEN again")
+    if settings.ca_file is not None and not settings.ca_file.is_file():
+        yield Problem("audit.E011", f"the CA file {settings.ca_file} is not there", "set AUDIT_CA_FILE to a PEM file")
+    if settings.durability == "memory" and not settings.collector_url:
+        yield Problem("audit.E009", "durability is memory, but no collector is named", "set AUDIT_COLLECTOR_URL")
+    elif settings.durability == "memory":
         yield Problem(
             "audit.W002", "durability is memory: records die with the process", "use it on read-only hosts only"
         )
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def _key_problems(settings: Settings) -> Iterator[Problem]:
     try:
         keyring = settings.keyring()
     except ConfigurationError as error:
-        yield Problem("audit.E004", str(error), "make one with `audit-ready keys new`")
+        is_named = settings.keys is not None or settings.key_file is not None
+        hint = "repair what is configured" if is_named else "make one with `audit-ready keys new`"
+        yield Problem("audit.E004", str(error), hint)
         return
     if keyring.is_development:
         hint = "make one with `audit-ready keys new` and set AUDIT_KEYS"

@@ -19,6 +19,7 @@ from audit_middleware.errors import JournalError
 from audit_middleware.journal.files import REAL_FILES, Files
 from audit_middleware.journal.recorder import Recorder
 from audit_middleware.record import UNKNOWN, AuditRecord, Principal, Resource, Source, Trace
+from audit_middleware.sealing.keys import Keyring
 from audit_middleware.shipping.keeper import Keeper
 
 LOGGER: Final = logging.getLogger("audit_middleware")
@@ -27,12 +28,14 @@ LOGGER: Final = logging.getLogger("audit_middleware")
 class Pipeline:
     """Recorder and keeper of one process under one policy, and the policy itself."""
 
-    def __init__(self, settings: Settings, service: str, *, files: Files = REAL_FILES) -> None:
+    def __init__(
+        self, settings: Settings, service: str, *, keyring: Keyring | None = None, files: Files = REAL_FILES
+    ) -> None:
         self.settings = settings
         self.service = settings.service or service
         self.problem_count = 0
         """Requests whose record could not be built as it should have been; a minimal one was written instead."""
-        self.recorder = Recorder(settings, settings.keyring(), service=self.service, files=files)
+        self.recorder = Recorder(settings, keyring or settings.keyring(), service=self.service, files=files)
         self.is_waiting = self.recorder.watermark is not None
         """Whether a response waits for more than the journal."""
         self._keeper = Keeper(settings, self.recorder)
@@ -51,8 +54,9 @@ class Pipeline:
                 self.recorder.ensure_ready()
         except JournalError:
             return not self._denies(exchange)
-        except Exception as error:  # noqa: BLE001 - containment, see _contain
-            self._contain("an attempt record", error)
+        except Exception as error:  # noqa: BLE001 - containment, see contain
+            self.contain("an attempt record", error)
+            return not self._denies(exchange)
         return True
 
     def complete(self, exchange: Exchange) -> int | None:
@@ -60,18 +64,17 @@ class Pipeline:
 
         A record given up under policy ``allow`` is -1: counted and explained by the journal.
         """
+        recorder = self.recorder
         try:
-            record = exchange.close(time.perf_counter_ns())
-        except Exception as error:  # noqa: BLE001 - containment, see _contain
-            self._contain("a record in full", error)
-            record = self._minimal(exchange)
-        try:
-            return self.recorder.append(b"request", record)
+            try:
+                return recorder.append(b"request", exchange.close(time.perf_counter_ns()))
+            except JournalError:
+                raise
+            except Exception as error:  # noqa: BLE001 - containment, see contain
+                self.contain("a record in full", error)
+                return recorder.append(b"request", self._minimal(exchange))
         except JournalError:
             return None if self._denies(exchange) else -1
-        except Exception as error:  # noqa: BLE001 - containment, see _contain
-            self._contain("a request record", error)
-            return -1
 
     def conclude(self, exchange: Exchange) -> bool:
         """Append the ``request`` record, wait for what policy wants; say whether the answer may be completed."""
@@ -123,8 +126,8 @@ class Pipeline:
             defects=["record", "principal", "action", "outcome", "resource"],
         )
 
-    def _contain(self, what: str, error: Exception) -> None:
-        """The one place where an error of our own ends: the host application is served, the error is counted."""
+    def contain(self, what: str, error: Exception) -> None:
+        """The one place where an error of our own ends: counted and logged; policy decides as for a full disk."""
         self.problem_count += 1
         LOGGER.error("audit: could not build %s", what, exc_info=error)
 
@@ -142,13 +145,13 @@ _shared: dict[tuple[Settings, str], Pipeline] = {}
 _shared_lock = threading.Lock()
 
 
-def shared_pipeline(settings: Settings, service: str) -> Pipeline:
+def shared_pipeline(settings: Settings, service: str, keyring: Keyring | None = None) -> Pipeline:
     """Return this process's pipeline for a policy: every middleware with the same settings writes one stream."""
     with _shared_lock:
         key = (settings, service)
         pipeline = _shared.get(key)
         if pipeline is None:
-            pipeline = _shared[key] = Pipeline(settings, service)
+            pipeline = _shared[key] = Pipeline(settings, service, keyring=keyring)
         return pipeline
 
 

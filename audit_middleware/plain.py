@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
-from audit_middleware.record import MAX_INTEGER, UNKNOWN
+from audit_middleware.record import MAX_INTEGER, UNKNOWN, Truncation
 
 MAX_DEPTH: Final = 8  # wire format, section 1; the line itself is level 1
 DETAILS_DEPTH: Final = 3  # line, rec, details
@@ -26,13 +26,22 @@ _SPELLED_BITS: Final = 4096
 
 
 class Plainer:
-    """Makes values plain; collects the places that had to be changed in ``defects``."""
+    """Makes values plain; collects the places that had to be changed in ``defects``, those cut in ``truncated``."""
 
-    __slots__ = ("_items", "defects")
+    __slots__ = ("_items", "defects", "truncated")
 
     def __init__(self) -> None:
         self.defects: list[str] = []
+        self.truncated: list[Truncation] | None = None
         self._items = 0
+
+    def cut(self, text: str, limit: int, where: str) -> str:
+        """Return at most ``limit`` characters of ``text``; what is cut is named with the hash of the original."""
+        if len(text) <= limit:
+            return text
+        kept, digest, size = cut(text, limit)
+        self.truncated = [*(self.truncated or ()), Truncation(where, digest, size)]
+        return kept
 
     def value(self, value: object, where: str, depth: int = DETAILS_DEPTH) -> Any:  # noqa: ANN401 - JSON value
         """Return ``value`` as None, bool, int, str, list or dict; never raises."""

@@ -8,10 +8,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange, enter, leave
 from audit_middleware.capture.identify import identified
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.redaction import allowed_parameters
 from audit_middleware.capture.routing import wsgi_route
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
@@ -23,7 +22,6 @@ Write = Callable[[bytes], object]
 StartResponse = Callable[..., Write]
 
 _FILE_WRAPPER: Final = "wsgi.file_wrapper"
-_WITHOUT_BODY: Final = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
 
 class Answer:
@@ -107,7 +105,7 @@ class Answer:
     def leave(self) -> None:
         """The server closes the response: a client that has not got all of it has gone."""
         if not self._exchange.is_closed:
-            if self._exchange.method != "HEAD" and self._exchange.status not in _WITHOUT_BODY:
+            if self._exchange.method != "HEAD" and self._exchange.status not in WITHOUT_BODY:
                 self._exchange.ended = "disconnected"
             self.finish()
 
@@ -115,11 +113,13 @@ class Answer:
         """Append the record; say whether the answer may be completed."""
         exchange, environ, observer, pipeline = self._exchange, self._environ, self._observer, self._pipeline
         exchange.is_closed = True
-        if exchange.route is None:
-            exchange.route, exchange.path_params = wsgi_route(environ)
-        if observer.query_parameters:
-            query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
-            exchange.query = allowed_parameters(query, observer.query_parameters)
+        try:
+            if exchange.route is None:
+                exchange.route, exchange.path_params = wsgi_route(environ)
+            if observer.query_parameters:
+                exchange.take_query(environ.get("QUERY_STRING", "").encode("latin-1"), observer.query_parameters)
+        except Exception as error:  # noqa: BLE001 - a framework's or application's own objects may raise anything
+            pipeline.contain("the route of a request", error)
         if observer.identify is not None and exchange.principal is None:
             exchange.principal = identified(observer.identify, environ)
         return pipeline.conclude(exchange)
@@ -134,7 +134,7 @@ class Answer:
     def _expected(self, headers: Headers) -> int | None:
         """Say how many bytes of body complete this response, if that is known before they come."""
         exchange = self._exchange
-        if exchange.method == "HEAD" or exchange.status in _WITHOUT_BODY:
+        if exchange.method == "HEAD" or exchange.status in WITHOUT_BODY:
             return 0
         for name, value in headers:
             if name.lower() == "content-length" and value.isdecimal():

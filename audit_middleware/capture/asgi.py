@@ -45,7 +45,7 @@ class AuditMiddleware:
         """Observe one connection."""
         kind = scope["type"]
         if kind == "lifespan":
-            await self.app(scope, receive, self._drain_at_shutdown(scope, send))
+            await self.app(scope, receive, self._drain_at_shutdown(send))
             return
         if kind not in _OBSERVED or _MARK in scope:  # the mark: an outer AuditMiddleware observes this one
             await self.app(scope, receive, send)
@@ -72,12 +72,13 @@ class AuditMiddleware:
         """Return the pipeline, made with the first connection because only that knows the app's title."""
         return self._observer.pipeline_of(lambda: _title(scope))
 
-    def _drain_at_shutdown(self, scope: Scope, send: Send) -> Send:
+    def _drain_at_shutdown(self, send: Send) -> Send:
         """Several servers never run ``atexit`` in a worker; the end of the lifespan is where they let us drain."""
 
         async def observed(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
-                await asyncio.to_thread(self.pipeline(scope).close)
+            pipeline = self._observer.pipeline
+            if pipeline is not None and message["type"] == "lifespan.shutdown.complete":
+                await asyncio.to_thread(pipeline.close)
             await send(message)
 
         return observed

@@ -21,6 +21,9 @@ MAX_HOPS: Final = 32
 _NOBODY: Final[tuple[str, Verdict, str]] = (UNKNOWN, "unknown", UNKNOWN)
 _CACHE_ENTRIES: Final = 1024
 _MAX_CACHED_HEADER: Final = 512
+_MAX_HEADER: Final = 4096  # bytes; more is no proxy's chain
+_MAX_PEER: Final = 256
+_MARKS: Final = re.compile(r'\\.|[",]')
 # RFC 7239, section 4: for= with a token or a quoted string, among other parameters
 _FOR: Final = re.compile(r"""(?:^|;)\s*for=("(?:[^"\\]|\\.)*"|[^;,"\s]+)\s*(?=;|$)""", re.IGNORECASE)
 
@@ -28,10 +31,12 @@ _FOR: Final = re.compile(r"""(?:^|;)\s*for=("(?:[^"\\]|\\.)*"|[^;,"\s]+)\s*(?=;|
 class AddressResolver:
     """Resolves client addresses under one trust policy; remembers the last headers it saw.
 
-    ``trusted`` are CIDRs; a wrong one raises ``ValueError`` here, at start-up.
+    ``trusted`` are CIDRs; a wrong one raises ``ValueError`` here, at start-up. ``header`` is the one header that the
+    proxies write, or ``auto``.
     """
 
-    def __init__(self, trusted: Iterable[str] = ()) -> None:
+    def __init__(self, trusted: Iterable[str] = (), header: str = "auto") -> None:
+        self._header = header.lower()
         self._trusted: tuple[Network, ...] = tuple(ip_network(network) for network in trusted)
         self._cache: dict[tuple[str | None, bytes | None, bytes | None], tuple[str, Verdict, str]] = {}
 
@@ -40,14 +45,21 @@ class AddressResolver:
     ) -> tuple[str, Verdict, str]:
         """Return (ip, verdict, peer) of a request.
 
-        ``forwarded_for`` and ``forwarded`` are the raw header values, several joined by commas. With both present
-        only ``Forwarded`` counts, as the standardised one. A peer with port 0 was put there by a server that
-        rewrote the address from a header before we saw it: its verdict is ``unknown``.
+        ``forwarded_for`` and ``forwarded`` are the raw header values, several joined by commas. With ``auto`` and both
+        present they have to agree: proxies pass on the one they do not write, and that one is the client's. A peer
+        with port 0 was put there by a server that rewrote the address from a header before we saw it: its verdict is
+        ``unknown``.
         """
+        if not peer:
+            return _NOBODY
+        if port == 0 and (forwarded_for or forwarded):
+            return peer[:_MAX_PEER], "unknown", peer[:_MAX_PEER]
         if not self._trusted:
-            if not peer:
-                return _NOBODY
-            return peer, "unknown" if port == 0 and (forwarded_for or forwarded) else "peer", peer
+            return peer, "peer", peer
+        if self._header == "x-forwarded-for":
+            forwarded = None
+        elif self._header == "forwarded":
+            forwarded_for = None
         key = (peer, forwarded_for, forwarded)
         known = self._cache.get(key)
         if known is None:
@@ -56,17 +68,18 @@ class AddressResolver:
                 self._remember(key, known)
         return known
 
-    def _resolve(
-        self, peer: str | None, forwarded_for: bytes | None, forwarded: bytes | None
-    ) -> tuple[str, Verdict, str]:
-        peer_address = parse_address(peer) if peer else None
-        shown = peer or UNKNOWN
+    def _resolve(self, peer: str, forwarded_for: bytes | None, forwarded: bytes | None) -> tuple[str, Verdict, str]:
+        peer_address = parse_address(peer)
         if peer_address is None:
-            return shown, "unknown", shown
+            return peer, "unknown", peer
         if not self._is_trusted(peer_address) or not (forwarded_for or forwarded):
-            return str(peer_address), "peer", shown
-        hops = _forwarded_hops(forwarded) if forwarded else _split(forwarded_for or b"")
-        return *self._walk(hops, peer_address), shown
+            return str(peer_address), "peer", peer
+        found = {
+            self._walk(read(header), peer_address)
+            for header, read in ((forwarded, _forwarded_hops), (forwarded_for, _split))
+            if header
+        }
+        return (*found.pop(), peer) if len(found) == 1 else (str(peer_address), "unknown", peer)
 
     def _walk(self, hops: Sequence[str | None], peer: Address) -> tuple[str, Verdict]:
         """Right to left; a hop that cannot be read ends what can be known: the last one believed stands."""
@@ -99,7 +112,7 @@ def parse_address(text: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ip_address(text)
+        address = ip_address(text.partition("%")[0])  # a zone means something on its own host only (RFC 4007, 6)
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
@@ -114,18 +127,29 @@ def source_record(found: tuple[str, Verdict, str], port: int | None, user_agent:
 
 
 def _split(header: bytes) -> list[str | None]:
-    return [part.strip() or None for part in header.decode("latin-1").split(",")]
+    """The last `MAX_HOPS` elements: those that proxies of ours can have written."""
+    return [part.strip() or None for part in header[-_MAX_HEADER:].decode("latin-1").split(",")[-MAX_HOPS:]]
 
 
 def _forwarded_hops(header: bytes) -> list[str | None]:
     """The ``for`` of each element, None for one without or with an obfuscated identifier (RFC 7239, section 6.3)."""
+    if len(header) > _MAX_HEADER:
+        return [None]
     hops: list[str | None] = []
-    for element in _elements(header.decode("latin-1")):
+    for element in _elements(header.decode("latin-1"))[-MAX_HOPS:]:
         match = _FOR.search(element)
         hops.append(re.sub(r"\\(.)", r"\1", match[1].strip('"')) if match else None)
     return hops
 
 
 def _elements(header: str) -> list[str]:
-    """Split at commas outside quoted strings."""
-    return [element.strip() for element in re.findall(r'((?:[^,"]|"(?:[^"\\]|\\.)*"|")+)', header)]
+    """Split at commas outside quoted strings, in one pass; behind a quote that is never closed at every comma."""
+    elements, start, opened = [], 0, -1
+    for mark in _MARKS.finditer(header):
+        if mark[0] == '"':
+            opened = mark.start() if opened < 0 else -1
+        elif mark[0] == "," and opened < 0:
+            elements.append(header[start : mark.start()].strip())
+            start = mark.end()
+    rest = header[start:].split(",") if opened >= 0 else [header[start:]]
+    return [*elements, *(element.strip() for element in rest)]

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import Exchange
-from audit_middleware.capture.identify import identified_async
+from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
+from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.redaction import allowed_parameters
 from audit_middleware.capture.routing import route_template
 from audit_middleware.pipeline import Pipeline
 
@@ -29,7 +28,10 @@ class Connection:
     __slots__ = (
         "_awaits_trailers",
         "_exchange",
+        "_held",
         "_initial_root",
+        "_is_withheld",
+        "_length",
         "_observer",
         "_pipeline",
         "_receive",
@@ -49,6 +51,9 @@ class Connection:
         self._send = send
         self._initial_root: str = scope.get("root_path", "")
         self._awaits_trailers = False
+        self._held: Message | None = None
+        self._is_withheld = False
+        self._length = b""
         self._seq: int | None = _NOT_APPENDED
 
     async def receive(self) -> Message:
@@ -74,34 +79,54 @@ class Connection:
         exchange = self._exchange
         if kind == "http.response.body":
             exchange.response_bytes += len(message.get("body", b""))
-            is_last = not (message.get("more_body", False) or self._awaits_trailers)
+            is_last = not message.get("more_body", False) or self._is_reached()
+            if self._awaits_trailers:
+                is_last = False
         elif kind in _STARTS:
-            self._start(message)
+            if self._start(message):
+                self._held = message  # a client that expects no body is done with the headers
+                return
             is_last = False
         else:
             is_last = self._other(kind, message)
         if is_last and not exchange.is_closed and not (self._append() or await self._wait()):
+            self._is_withheld = True
+        if self._is_withheld:
             return
         try:
+            if self._held is not None:
+                held, self._held = self._held, None
+                await self._send(held)
             await self._send(message)
         except OSError:
             exchange.ended = "disconnected"
             raise
 
-    def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> bool:
+        """Note how the response begins; say whether it is complete with its headers."""
         exchange = self._exchange
-        exchange.status = message["status"]
+        status = exchange.status = message["status"]
         if "trailers" in message:
             self._awaits_trailers = message["trailers"]
         name = self._observer.header_name
+        headers = list(message.get("headers", ()))
+        length = own = None
+        for pair in headers:
+            key = pair[0].lower()
+            if key == b"content-length":
+                length = self._length = pair[1]
+            elif key == name:
+                own = pair
         if name:
-            headers = list(message.get("headers", ()))
-            for pair in headers:
-                if pair[0].lower() == name:  # the application's own: two of them would leave clients guessing
-                    headers.remove(pair)
-                    break
+            if own is not None:  # the application's own: two of them would leave clients guessing
+                headers.remove(own)
             headers.append((name, exchange.request_id.encode()))
             message["headers"] = headers
+        return length == b"0" or status in WITHOUT_BODY or exchange.method == "HEAD"
+
+    def _is_reached(self) -> bool:
+        """Whether the client has all the bytes that ``Content-Length`` told it to expect."""
+        return self._length.isdigit() and self._exchange.response_bytes >= int(self._length)
 
     def _other(self, kind: str, message: Message) -> bool:
         """Note what the rarer messages say; return whether this one ends the connection."""
@@ -143,13 +168,16 @@ class Connection:
         """Append the record, unless something has to be awaited for it; say whether nothing more has to be done."""
         exchange, scope, observer = self._exchange, self._scope, self._observer
         exchange.is_closed = True
-        if "user" in scope:
-            exchange.user = scope["user"]
-        if exchange.route is None:
-            exchange.route = route_template(scope, self._initial_root)
-        exchange.path_params = scope.get("path_params")
-        if observer.query_parameters:
-            exchange.query = allowed_parameters(scope.get("query_string", b""), observer.query_parameters)
+        try:
+            if "user" in scope:
+                exchange.user = scope["user"]
+            exchange.path_params = scope.get("path_params")
+            if exchange.route is None:
+                exchange.route = route_template(scope, self._initial_root)
+            if observer.query_parameters:
+                exchange.take_query(scope.get("query_string", b""), observer.query_parameters)
+        except Exception as error:  # noqa: BLE001 - an application's own path parameters may raise anything
+            self._pipeline.contain("the route of a request", error)
         if observer.identify is not None and exchange.principal is None:
             return False
         self._seq = self._pipeline.complete(exchange)
@@ -159,8 +187,13 @@ class Connection:
         """Ask who it was, append if that was missing, wait for what policy wants; say whether to go on."""
         identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
         if self._seq == _NOT_APPENDED and identify is not None:
-            exchange.principal = await identified_async(identify, self._scope)
-            self._seq = pipeline.complete(exchange)
+            try:
+                exchange.principal = await identified_async(identify, self._scope)
+            except BaseException:  # the client has gone, and the server gives up: on record all the same
+                exchange.principal = FAILED
+                raise
+            finally:
+                self._seq = pipeline.complete(exchange)
         if self._seq is None:
             return False
         return await pipeline.released(self._seq, exchange)

@@ -6,6 +6,7 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ from audit_middleware.capture.meaning import (
     said_outcome,
     said_resource,
 )
+from audit_middleware.capture.redaction import allowed_parameters
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
-from audit_middleware.plain import Plainer, cut
+from audit_middleware.plain import Plainer
 from audit_middleware.record import (
     UNKNOWN,
     AuditRecord,
@@ -30,10 +32,10 @@ from audit_middleware.record import (
     Resource,
     Source,
     Trace,
-    Truncation,
     Verdict,
 )
 
+WITHOUT_BODY: Final = frozenset({204, 304})  # statuses whose responses have none: RFC 9110, section 6.4.1
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110, section 9.2.1
 MAX_PATH: Final = 2048
 MAX_USER_AGENT: Final = 512
@@ -83,6 +85,7 @@ class Exchange(CurrentAudit):
     user: Any = None
     path_params: object = None
     query: dict[str, list[str]] | None = None
+    is_query_unread = False
     status: int | None = None
     request_bytes = 0
     response_bytes = 0
@@ -102,9 +105,16 @@ class Exchange(CurrentAudit):
         self.is_unsafe = method not in SAFE_METHODS
         """Whether it may change something: an unsafe method, or a websocket, which can carry anything."""
 
+    def take_query(self, query: bytes, names: Collection[str]) -> None:
+        """Take the query parameters that the allow-list ``names``; a query that cannot be read is a defect."""
+        try:
+            self.query = allowed_parameters(query, names)
+        except ValueError:
+            self.is_query_unread = True
+
     def attempted(self) -> AuditRecord:
         """Return the ``attempt`` record: who it is and what it comes to is not known yet, and says so."""
-        notes = _Notes()
+        notes = Plainer()
         http = Http(
             notes.cut(self.method, MAX_METHOD, "http.method"), UNKNOWN, notes.cut(self.path, MAX_PATH, "http.path")
         )
@@ -129,7 +139,7 @@ class Exchange(CurrentAudit):
         One long function on purpose: every call less is a part of a microsecond less in each request.
         """
         self.is_closed = True
-        notes = _Notes()
+        notes = Plainer()
         method, path, route = self.method, self.path, self.route
         if len(path) > MAX_PATH:
             path = notes.cut(path, MAX_PATH, "http.path")
@@ -140,9 +150,11 @@ class Exchange(CurrentAudit):
         source = self._source(notes)
         resource = said_resource(self.resource, notes) if self.resource is not None else None
         outcome = said_outcome(self.outcome, notes) if self.outcome is not None else None
-        action = f"{method} {shown_route}" if self.action is None else notes.text(self.action, "action")[:MAX_ACTION]
+        action = self._said_action(notes) if self.action is not None else ""
         reason = self._reason(notes) if self.reason is not None else None
         details = self._details(notes) if self.details or self.query else None
+        if self.is_query_unread:
+            notes.defects.append("details.query")
         trace = self._trace(notes)
         http = Http(
             method,
@@ -160,7 +172,7 @@ class Exchange(CurrentAudit):
             self.service,
             principal,
             source,
-            action,
+            action or f"{method} {shown_route}",
             outcome or ("success" if self.status == 200 and self.ended == "complete" else self._outcome()),  # noqa: PLR2004
             resource or resource_of(route, self.path_params, path, notes),
             trace,
@@ -172,13 +184,19 @@ class Exchange(CurrentAudit):
             reason,
         )
 
-    def _missing_route(self, notes: _Notes) -> str:
+    def _missing_route(self, notes: Plainer) -> str:
         if self.status in {404, 405}:
             return NO_ROUTE
         notes.defects.append("http.route")
         return UNKNOWN
 
-    def _principal(self, notes: _Notes) -> Principal:
+    def _said_action(self, notes: Plainer) -> str:
+        said = notes.cut(notes.text(self.action, "action"), MAX_ACTION, "action")
+        if not said:
+            notes.defects.append("action")
+        return said
+
+    def _principal(self, notes: Plainer) -> Principal:
         said = self.principal if self.principal is not None else self.user
         if said is None and self.auth is None:
             return ANONYMOUS
@@ -192,7 +210,7 @@ class Exchange(CurrentAudit):
             return "success"
         return outcome_from_status(status)
 
-    def _source(self, notes: _Notes) -> Source:
+    def _source(self, notes: Plainer) -> Source:
         ip, verdict, peer = self.source
         agent = self.user_agent
         text = agent.decode("latin-1") if agent else None
@@ -202,39 +220,21 @@ class Exchange(CurrentAudit):
             notes.defects.append("source")
         return Source(ip, verdict, peer, self.source_port, text)
 
-    def _trace(self, notes: _Notes) -> Trace:
+    def _trace(self, notes: Plainer) -> Trace:
         client = self.client_request_id
         theirs = notes.cut(client.decode("latin-1"), MAX_CLIENT_ID, "trace.client_request_id") if client else None
         trace_id, span_id, parent_span_id = self.trace
         return Trace(self.request_id, theirs, trace_id, span_id, parent_span_id)
 
-    def _reason(self, notes: _Notes) -> str:
+    def _reason(self, notes: Plainer) -> str:
         return notes.cut(notes.text(self.reason, "reason"), MAX_REASON, "reason")
 
-    def _details(self, notes: _Notes) -> dict[str, Any]:
+    def _details(self, notes: Plainer) -> dict[str, Any]:
         said = notes.value(self.details, "details")
         details = said if isinstance(said, dict) else {"said": said}
         if self.query:
             details["query"] = notes.value(self.query, "details.query")
         return details
-
-
-class _Notes(Plainer):
-    """What had to be changed or cut to make a record."""
-
-    __slots__ = ("truncated",)
-
-    def __init__(self) -> None:
-        self.defects = []
-        self._items = 0
-        self.truncated: list[Truncation] | None = None
-
-    def cut(self, text: str, limit: int, where: str) -> str:
-        if len(text) <= limit:
-            return text
-        kept, digest, size = cut(text, limit)
-        self.truncated = [*(self.truncated or ()), Truncation(where, digest, size)]
-        return kept
 
 
 _current: ContextVar[Exchange | None] = ContextVar("audit_exchange", default=None)

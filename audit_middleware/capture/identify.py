@@ -108,12 +108,21 @@ def identified(identify: Identify, request: Any) -> object:  # noqa: ANN401 - wh
 
 
 async def identified_async(identify: Identify, scope: MutableMapping[str, Any]) -> object:
-    """Do the same without blocking the event loop; a coroutine function runs in it."""
+    """Do the same without blocking the event loop; a coroutine function runs in it.
+
+    One that does not even end when it is cancelled is left behind.
+    """
+    asking = asyncio.ensure_future(_ask(identify, scope))
     try:
-        return await asyncio.wait_for(_ask(identify, scope), IDENTIFY_TIMEOUT_S)
+        done, _ = await asyncio.wait([asking], timeout=IDENTIFY_TIMEOUT_S)
+        if done:
+            return asking.result()
+        LOGGER.error("%s: no answer within %s s", _FAILURE, IDENTIFY_TIMEOUT_S)
     except Exception:
         LOGGER.exception(_FAILURE)
-        return FAILED
+    finally:
+        asking.cancel()
+    return FAILED
 
 
 async def _ask(identify: Identify, scope: MutableMapping[str, Any]) -> object:

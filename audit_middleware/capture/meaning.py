@@ -13,7 +13,8 @@ from audit_middleware.record import UNKNOWN, AuthMethod, Outcome, Principal, Pri
 NO_ROUTE: Final = "none"
 """The route of a request that no route matched: known, and no defect."""
 MAX_ID: Final = 256
-_PARAMETER: Final = re.compile(r"[{<](?:[^{}<>:]*:)?([A-Za-z_][A-Za-z0-9_]*)(?::[^{}<>]*)?[}>]")
+# {name} or {name:convertor} of Starlette and Litestar; <convertor:name> of Flask and Django, <name:filter> of Bottle
+_PARAMETER: Final = re.compile(r"\{([^{}]+)\}|<([^<>]+)>")
 _SCHEMES: Final[dict[bytes, AuthMethod]] = {b"bearer": "bearer", b"basic": "basic", b"api-key": "api_key"}
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _TYPES: Final = frozenset(get_args(PrincipalType))
@@ -49,30 +50,45 @@ def said_resource(said: object, notes: Plainer) -> Resource | None:
     else:
         notes.defects.append("resource")
         return None
-    return Resource(notes.text(pair[0], "resource.type"), notes.text(pair[1], "resource.id"))
+    kind = notes.cut(notes.text(pair[0], "resource.type"), MAX_ID, "resource.type")
+    identity = notes.cut(notes.text(pair[1], "resource.id"), MAX_ID, "resource.id")
+    if not kind or not identity:
+        notes.defects.append("resource")
+        return None
+    return Resource(kind, identity)
 
 
 def resource_of(route: str | None, params: object, path: str, notes: Plainer) -> Resource:
     """Name a resource by its route: ``/orders/{id}`` with id 7 is ``orders`` 7, ``/orders`` is ``orders`` ``*``."""
     if route is None:
         return Resource("path", path)
-    kind, names = _template(route)
-    if not names:
+    kind, parameters = _template(route)
+    if not parameters:
         return Resource(kind, "*")
-    params = params if isinstance(params, dict) else {}
-    if len(names) == 1:
-        value = params.get(names[0], UNKNOWN)
+    if type(params) is not dict:
+        params = dict(params) if isinstance(params, Mapping) else {}
+    if len(parameters) == 1:
+        value = params.get(parameters[0][0])
         if type(value) is str and value.isascii() and len(value) <= MAX_ID:
             return Resource(kind, value)
-    values = [notes.text(params.get(name, UNKNOWN), f"resource.{name}") for name in names]
-    return Resource(kind, "/".join(values)[:MAX_ID])
+    values = [_value(names, params, notes) for names in parameters]
+    return Resource(kind, notes.cut("/".join(values), MAX_ID, "resource.id"))
+
+
+def _value(names: tuple[str, ...], params: Mapping[str, object], notes: Plainer) -> str:
+    for name in names:
+        if name in params:
+            value = params[name]
+            return value if type(value) is str and value.isascii() else notes.text(value, f"resource.{name}")
+    notes.defects.append("resource.id")
+    return UNKNOWN
 
 
 @lru_cache(maxsize=4096)
-def _template(route: str) -> tuple[str, tuple[str, ...]]:
-    """The static segments of a route, and the names of its parameters."""
-    names = tuple(_PARAMETER.findall(route))
+def _template(route: str) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """The static segments of a route, and what each of its parameters may be called: frameworks put types around."""
     static = [part for part in route.split("/") if part and not _PARAMETER.search(part)]
+    names = tuple(tuple((braced or angled).split(":")) for braced, angled in _PARAMETER.findall(route))
     return "/".join(static) or "root", names
 
 
@@ -105,7 +121,9 @@ def principal_of(said: object, authorization: bytes | None, notes: Plainer, *, i
 
 def _principal(said: object, authorization: bytes | None, notes: Plainer) -> Principal:
     if type(said) is str:
-        return Principal(notes.text(said, "principal.id")[:MAX_ID], "user", auth_method(authorization))
+        if said and said.isascii() and len(said) <= MAX_ID:
+            return Principal(said, "user", auth_method(authorization))
+        return _checked({"id": said}, authorization, notes)
     if isinstance(said, Principal):
         return _checked({name: getattr(said, name) for name in Principal.__struct_fields__}, authorization, notes)
     if isinstance(said, Mapping):
@@ -136,24 +154,24 @@ class _UserObject(NamedTuple):
 
 def _checked(fields: Mapping[str, Any], authorization: bytes | None, notes: Plainer) -> Principal:
     """Build a principal of correct types from whatever was given."""
-    kind, auth = fields.get("type", "user"), fields.get("auth")
-    if kind not in _TYPES:
+    kind: Any = fields.get("type", "user")
+    auth: Any = fields.get("auth")
+    if not isinstance(kind, str) or kind not in _TYPES:
         kind = _defect(notes, "principal.type")
     if auth is None:
         auth = auth_method(authorization)
-    elif auth not in _METHODS:
+    elif not isinstance(auth, str) or auth not in _METHODS:
         auth = _defect(notes, "principal.auth")
     optional = {
-        name: notes.text(fields[name], f"principal.{name}")[:MAX_ID]
+        name: notes.cut(notes.text(fields[name], f"principal.{name}"), MAX_ID, f"principal.{name}")
         for name in ("tenant", "name", "on_behalf_of")
         if fields.get(name) is not None
     }
     privileged = fields.get("privileged")
     identity = fields.get("id")
-    if identity is None:
-        identity = _defect(notes, "principal.id")
+    shown = notes.text(identity, "principal.id") if identity is not None else ""
     return Principal(
-        notes.text(identity, "principal.id")[:MAX_ID],
+        notes.cut(shown or _defect(notes, "principal.id"), MAX_ID, "principal.id"),
         kind,
         auth,
         privileged=bool(privileged) if privileged is not None else None,

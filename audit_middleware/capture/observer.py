@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +12,12 @@ from audit_middleware import config
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.trace_ids import trace_ids
+from audit_middleware.config import Settings
+from audit_middleware.errors import ConfigurationError
 from audit_middleware.pipeline import Pipeline, shared_pipeline
+from audit_middleware.sealing.keys import Keyring
 
+LOGGER: Final = logging.getLogger("audit_middleware")
 HEADERS: Final = {
     b"user-agent": "HTTP_USER_AGENT",
     b"x-request-id": "HTTP_X_REQUEST_ID",
@@ -35,22 +40,24 @@ class Observer:
     def __init__(
         self, pipeline: Pipeline | None, identify: Callable[[Any], object] | None, settings: Mapping[str, Any]
     ) -> None:
-        self.settings = pipeline.settings if pipeline is not None else config.load(**settings)
-        if pipeline is None:
-            config.check(self.settings)
+        self._keyring: Keyring | None = None
+        if pipeline is not None:
+            self.settings = pipeline.settings
+        else:
+            self.settings, self._keyring = _configured(settings)
         self.pipeline = pipeline
         self.identify = identify
         self.query_parameters = self.settings.query_parameters
         self.request_id_header = self.settings.request_id_header
         self.header_name = self.request_id_header.lower().encode()
         """The same as ASGI spells it."""
-        self._addresses = AddressResolver(self.settings.trusted_proxies)
+        self._addresses = AddressResolver(self.settings.trusted_proxies, self.settings.forwarded_header)
 
     def pipeline_of(self, title: Callable[[], str | None]) -> Pipeline:
         """Return the pipeline, made with the first exchange because only that knows the ``title`` of the app."""
         if self.pipeline is None:
             service = self.settings.service or title() or os.path.basename(os.getcwd()) or "unknown"
-            self.pipeline = shared_pipeline(self.settings, service)
+            self.pipeline = shared_pipeline(self.settings, service, self._keyring)
         return self.pipeline
 
     def begin(
@@ -74,3 +81,18 @@ class Observer:
             peer, port, forwarded_for=get("HTTP_X_FORWARDED_FOR"), forwarded=get("HTTP_FORWARDED")
         )
         return exchange
+
+
+def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
+    """Load and check settings, and read the keys: a key file that goes bad later must not fail requests.
+
+    What is wrong is also logged: a server that takes an app without a lifespan for one that failed in it, as uvicorn
+    does by default, would never show the exception.
+    """
+    try:
+        settings = config.load(**given)
+        config.check(settings)
+        return settings, settings.keyring()
+    except ConfigurationError as error:
+        LOGGER.critical("audit: the application is not served, its audit trail is misconfigured: %s", error)
+        raise

@@ -13,14 +13,13 @@ _MAX_FIELDS: Final = 100
 def allowed_parameters(query: bytes, names: Collection[str]) -> dict[str, list[str]] | None:
     """Return the query parameters named in ``names``, each with its values; None when none is there.
 
-    A query too long or with too many fields to read safely gives none.
+    Raises ``ValueError`` for a query too long or with too many fields to read safely: nobody knows what is in it.
     """
-    if not query or not names or len(query) > _MAX_QUERY_BYTES:
+    if not query:
         return None
-    try:
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-    except ValueError:
-        return None
+    if len(query) > _MAX_QUERY_BYTES:
+        raise ValueError(f"a query of {len(query)} bytes")
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     found: dict[str, list[str]] = {}
     for name, value in pairs:
         if name in names:

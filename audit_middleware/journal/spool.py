@@ -85,7 +85,7 @@ class Spool:
             return {}
         try:
             meta = json.loads(read_whole(self.files, "meta.json", dir_fd=fd, limit=_META_BYTES))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         finally:
             self.files.close(fd)
@@ -97,7 +97,7 @@ class Spool:
         A stream without a line is none: its process was killed before its first, no ledger will ever have it, and a
         record that named it would look as if somebody had removed it.
         """
-        began = {name: self.meta(name).get("began_ns", 0) for name in self.streams()}
+        began = {name: self._began_ns(name) for name in self.streams()}
         last, last_began = self._last_removed()
         for name in sorted(began, key=lambda name: (began[name], name), reverse=True):
             if began[name] < last_began:
@@ -116,7 +116,7 @@ class Spool:
 
     def retire(self, outbox: Outbox) -> None:
         """Remove a dead stream that was delivered whole, keeping its head for the next ``open`` record."""
-        end, began = self.end(outbox.stream), self.meta(outbox.stream).get("began_ns", 0)
+        end, began = self.end(outbox.stream), self._began_ns(outbox.stream)
         if end is not None and end.seq is not None and began >= self._last_removed()[1]:
             self._write_last(StreamHead(outbox.stream, end.seq, end.leaf, closed=end.closed), began)
         outbox.remove(self._streams_fd)
@@ -180,6 +180,11 @@ class Spool:
                 with contextlib.suppress(OSError):
                     self.files.close(fd)
         self._root_fd = self._streams_fd = -1
+
+    def _began_ns(self, stream: str) -> int:
+        """When a stream began, as its unsigned hints say; 0 for hints that say nothing of the kind."""
+        began = self.meta(stream).get("began_ns")
+        return began if type(began) is int else 0
 
     def _folder(self, name: str, *, dir_fd: int | None = None) -> int:
         at = self._root_fd if dir_fd is None else dir_fd

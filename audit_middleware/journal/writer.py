@@ -105,6 +105,11 @@ class StreamWriter:
             self._retry_at = self._monotonic() + RETRY_AFTER_S
             self._lose(error)
             raise
+        except Exception as error:  # a fault of ours loses the record as surely as one of the disk
+            self._retry_at = self._monotonic() + RETRY_AFTER_S
+            lost = JournalError(f"journal: {type(error).__name__}: {error}")
+            self._lose(lost)
+            raise lost from error
         tally.recorded += 1
         return sealer.seq - 1
 

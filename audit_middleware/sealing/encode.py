@@ -60,13 +60,19 @@ def _cut_strings(members: dict[str, Any], keep: int) -> None:
             truncated.append(msgspec.to_builtins(Truncation(where[:128], digest, size)))
             return kept
         if isinstance(value, dict):
-            return {k[:keep]: walk(v, f"{where}.{k}") for k, v in value.items()}
+            return {k if len(k) <= keep else name(k, where): walk(v, f"{where}.{k}") for k, v in value.items()}
         if isinstance(value, list):
             return [walk(v, f"{where}[{n}]") for n, v in enumerate(value)]
         return value
 
-    for name, value in list(members.items()):
-        members[name] = walk(value, name)
+    def name(key: str, where: str) -> str:
+        """Cut a name; its digest keeps it apart from others that begin alike."""
+        kept, digest, size = cut(key, keep)
+        truncated.append(msgspec.to_builtins(Truncation(f"{where}.{kept}"[:128], digest, size)))
+        return f"{kept[: keep - 16]}~{digest[:15]}"
+
+    for member, value in list(members.items()):
+        members[member] = walk(value, member)
     if truncated:
         members["truncated"] = _named_once(truncated)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from audit_middleware import AuditMiddleware
 from audit_middleware.config import load
+from audit_middleware.journal.files import REAL_FILES, Files
 from audit_middleware.pipeline import Pipeline
 from audit_middleware.sealing.keys import new_key
 
@@ -15,9 +16,9 @@ OPEN: list[Pipeline] = []
 """Pipelines whose threads end with the test that made them (see the conftest of all tests)."""
 
 
-def make_pipeline(folder: Path, **settings: Any) -> Pipeline:
+def make_pipeline(folder: Path, *, files: Files = REAL_FILES, **settings: Any) -> Pipeline:
     spool = folder / "spool"
-    pipeline = Pipeline(load({}, spool_dir=spool, keys=KEYS, service="orders", **settings), "orders")
+    pipeline = Pipeline(load({}, spool_dir=spool, keys=KEYS, service="orders", **settings), "orders", files=files)
     OPEN.append(pipeline)
     return pipeline
 

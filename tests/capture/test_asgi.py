@@ -11,7 +11,7 @@ import pytest
 from audit_middleware import AuditMiddleware, ConfigurationError, Principal, Resource, current_audit
 from audit_middleware.capture.exchange import NoAudit
 from audit_middleware.journal.files import Files
-from tests.capture.kit import Harness, hello, journal_lines, records
+from tests.capture.kit import Harness, hello, journal_lines, make_pipeline, records
 
 pytestmark = pytest.mark.anyio
 
@@ -272,7 +272,7 @@ def full(tmp_path, app, left=0, **settings):
     harness = Harness(tmp_path, app, **settings)
     files = FullDisk()
     files.left = left
-    harness.pipeline = type(harness.pipeline)(harness.pipeline.settings, "orders", files=files)
+    harness.pipeline = make_pipeline(tmp_path, files=files, **settings)
     harness.middleware._observer.pipeline = harness.pipeline
     return harness, files
 

@@ -1,5 +1,7 @@
 """Addresses through proxies: right to left, trusted by configuration only, and never an exception."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,9 @@ from hypothesis import strategies as st
 from audit_middleware.capture.client_address import AddressResolver, parse_address
 
 
-def resolve(peer="10.0.0.1", *, xff=None, forwarded=None, trusted=("10.0.0.0/8",), port=1234):
+def resolve(peer="10.0.0.1", *, xff=None, forwarded=None, trusted=("10.0.0.0/8",), port=1234, header="auto"):
     encode = lambda text: text.encode("latin-1") if text is not None else None  # noqa: E731
-    found = AddressResolver(trusted).source(peer, port, forwarded_for=encode(xff), forwarded=encode(forwarded))
+    found = AddressResolver(trusted, header).source(peer, port, forwarded_for=encode(xff), forwarded=encode(forwarded))
     return found[:2]
 
 
@@ -75,8 +77,33 @@ def test_rfc7239_section_6_obfuscated_or_broken_identifiers_are_unknown(header):
     assert resolve(forwarded=header) == ("10.0.0.1", "unknown")
 
 
-def test_forwarded_counts_when_both_headers_are_there():
-    assert resolve(xff="6.6.6.6", forwarded="for=203.0.113.7")[0] == "203.0.113.7"
+def test_two_headers_that_disagree_are_not_believed_unless_one_is_named():
+    """A proxy passes on the header it does not write as the client sent it."""
+    both = {"xff": "203.0.113.7", "forwarded": "for=6.6.6.6"}
+    assert resolve(**both) == ("10.0.0.1", "unknown")
+    assert resolve(**both, header="X-Forwarded-For") == ("203.0.113.7", "forwarded")
+    assert resolve(**both, header="Forwarded") == ("6.6.6.6", "forwarded")
+    assert resolve(xff="203.0.113.7", forwarded="for=203.0.113.7") == ("203.0.113.7", "forwarded")
+
+
+def test_an_address_the_server_rewrote_is_not_believed_with_trusted_proxies_either():
+    assert resolve("6.6.6.6", xff="6.6.6.6", trusted=("6.0.0.0/8",), port=0) == ("6.6.6.6", "unknown")
+
+
+def test_a_quote_that_is_never_closed_hides_nothing_behind_it():
+    assert resolve(forwarded='for="6.6.6.6, for=203.0.113.7') == ("203.0.113.7", "forwarded")
+
+
+def test_a_header_made_to_be_slow_costs_little():
+    began = time.perf_counter()
+    for hostile in ('"\\' * 16000, '"' * 4096, ';for="' * 600, "," * 4096, " " * 4096):
+        resolve(forwarded=hostile)
+        resolve(xff=hostile)
+    assert time.perf_counter() - began < 1
+
+
+def test_a_zone_of_an_address_is_left_out():
+    assert resolve(xff=f"fe80::1%{'A' * 3000}") == ("fe80::1", "forwarded")
 
 
 def test_an_address_the_server_rewrote_from_a_header_is_not_believed():

@@ -10,10 +10,9 @@ from wsgiref.validate import validator
 import pytest
 
 from audit_middleware import AuditWSGIMiddleware, current_audit
-from audit_middleware.config import load
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.files import Files
-from tests.capture.kit import KEYS, OPEN, journal_lines, make_pipeline, records
+from tests.capture.kit import journal_lines, make_pipeline, records
 
 
 class Server:
@@ -317,13 +316,8 @@ class FullFiles(Files):
 
 
 def full_pipeline(tmp_path, **settings):
-    from audit_middleware.pipeline import Pipeline
-
     files = FullFiles()
-    spool = load({}, spool_dir=tmp_path / "spool", keys=KEYS, service="orders", spool_min_free=0, **settings)
-    pipeline = Pipeline(spool, "orders", files=files)
-    OPEN.append(pipeline)
-    return pipeline, files
+    return make_pipeline(tmp_path, files=files, spool_min_free=0, **settings), files
 
 
 @pytest.mark.parametrize(

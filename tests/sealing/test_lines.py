@@ -281,6 +281,13 @@ def test_many_small_values_are_cut_as_a_whole():
     assert payload.truncated[0].field == "details"
 
 
+def test_long_member_names_that_begin_alike_stay_apart_and_are_named():
+    details = {"k" * 2000 + str(number): number for number in range(30)}
+    payload = msgspec.json.decode(encode_rec(record(details=details)))
+    assert sorted(payload["details"].values()) == list(range(30))
+    assert len(payload["truncated"]) >= 1
+
+
 def test_the_longest_header_still_leaves_room():
     keys = parse_keys("k" * 32 + ":" + "A" * 43)
     longest = Sealer(keys, bytes(16))

@@ -62,7 +62,9 @@ def test_an_idle_process_is_delivered_without_another_record(served, keep):
 
 def test_the_first_record_starts_the_threads_once(served, keep):
     def ours():
-        return sorted(thread.name for thread in threading.enumerate() if thread.name in {"audit-keeper", "audit-shipper"})
+        return sorted(
+            thread.name for thread in threading.enumerate() if thread.name in {"audit-keeper", "audit-shipper"}
+        )
 
     recorder, keeper = keep(served.url)
     assert ours() == []
