@@ -172,6 +172,8 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
+SETTINGS: Final = tuple(each.name for each in dataclasses.fields(Settings))
+"""The name of every setting."""
 COLLECTOR_VARIABLES: Final = frozenset(
     {
         "AUDIT_TOKENS",

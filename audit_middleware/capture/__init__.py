@@ -1,1 +1,27 @@
-"""Capture: protocol adapters that translate, and the exchange they all fill."""
+"""Capture: protocol adapters that translate, and the exchange they all fill.
+
+What is named here is what an adapter of your own needs: `Observer` knows the settings and begins an `Exchange`,
+its pipeline admits and concludes it, `enter` and `leave` make it current in between.
+"""
+
+from __future__ import annotations
+
+from audit_middleware.capture import refusal
+from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.identify import FAILED, identified, identified_async
+from audit_middleware.capture.observer import MARK, Observer, begin_cgi
+from audit_middleware.capture.routing import ROUTE
+
+__all__ = [
+    "FAILED",
+    "MARK",
+    "ROUTE",
+    "Exchange",
+    "Observer",
+    "begin_cgi",
+    "enter",
+    "identified",
+    "identified_async",
+    "leave",
+    "refusal",
+]

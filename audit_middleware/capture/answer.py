@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -15,7 +15,7 @@ from audit_middleware.capture.routing import wsgi_route
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
-Environ = MutableMapping[str, Any]
+Environ = dict[str, Any]  # a builtin dictionary, says PEP 3333
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Write = Callable[[bytes], object]
@@ -57,6 +57,7 @@ class Answer:
             headers.append((name, exchange.request_id))
         write = self._start(status, headers, exc_info) if exc_info is not None else self._start(status, headers)
         self._is_started = True
+        self._note_route()  # Flask's request is gone from the environ once the app has returned
         exchange.status = int(status[:3]) if status[:3].isdecimal() else None
         self._left = self._expected(headers)
         return partial(self._write, write)
@@ -82,11 +83,9 @@ class Answer:
         if exchange.is_closed:
             return
         if not isinstance(error, GeneratorExit):
-            exchange.ended = "exception"
+            exchange.failed(error)
             if exchange.status is None or not self._is_started:
                 exchange.status = 500  # what every server answers for an exception before the response began
-            if exchange.reason is None:
-                exchange.reason = type(error).__name__
         self.finish()
 
     def count(self, chunk: bytes) -> None:
@@ -113,16 +112,21 @@ class Answer:
         """Append the record; say whether the answer may be completed."""
         exchange, environ, observer, pipeline = self._exchange, self._environ, self._observer, self._pipeline
         exchange.is_closed = True
-        try:
-            if exchange.route is None:
-                exchange.route, exchange.path_params = wsgi_route(environ)
-            if observer.query_parameters:
-                exchange.take_query(environ.get("QUERY_STRING", "").encode("latin-1"), observer.query_parameters)
-        except Exception as error:  # noqa: BLE001 - a framework's or application's own objects may raise anything
-            pipeline.contain("the route of a request", error)
+        self._note_route()
+        if observer.query_parameters:
+            query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
+            exchange.take_query(query, observer.query_parameters)
         if observer.identify is not None and exchange.principal is None:
             exchange.principal = identified(observer.identify, environ)
         return pipeline.conclude(exchange)
+
+    def _note_route(self) -> None:
+        if self._exchange.route is not None:
+            return
+        try:
+            self._exchange.route, self._exchange.path_params = wsgi_route(self._environ)
+        except Exception as error:  # noqa: BLE001 - a framework's or application's own objects may raise anything
+            self._pipeline.contain("the route of a request", error)
 
     def _finish_unless_closed(self) -> bool:
         return self._exchange.is_closed or self.finish()

@@ -13,13 +13,12 @@ from typing import Any, Final
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
-from audit_middleware.capture.observer import HEADERS, Observer
+from audit_middleware.capture.observer import HEADERS, MARK, Observer
 from audit_middleware.pipeline import Pipeline
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OBSERVED: Final = frozenset({"http", "websocket"})
-_MARK: Final = "audit_middleware.exchange"
 
 
 class AuditMiddleware:
@@ -47,7 +46,7 @@ class AuditMiddleware:
         if kind == "lifespan":
             await self.app(scope, receive, self._drain_at_shutdown(send))
             return
-        if kind not in _OBSERVED or _MARK in scope:  # the mark: an outer AuditMiddleware observes this one
+        if kind not in _OBSERVED or MARK in scope:  # the mark: an outer AuditMiddleware observes this one
             await self.app(scope, receive, send)
             return
         observer = self._observer
@@ -96,7 +95,7 @@ def _begin(observer: Observer, pipeline: Pipeline, scope: Scope) -> Exchange:
     exchange = observer.begin(pipeline, method, scope["path"], seen, _client(scope.get("client")))
     if is_websocket:
         exchange.is_websocket = exchange.is_unsafe = True
-    scope[_MARK] = exchange
+    scope[MARK] = exchange
     return exchange
 
 

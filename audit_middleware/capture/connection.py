@@ -154,11 +154,9 @@ class Connection:
             return
         if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
             return
-        exchange.ended = "exception"
+        exchange.failed(error)
         if exchange.status is None:
             exchange.status = 500  # what every server answers for an exception before the response began
-        if exchange.reason is None:
-            exchange.reason = type(error).__name__
 
     async def finish(self) -> bool:
         """Close the exchange and append its record; say whether the answer may be completed."""

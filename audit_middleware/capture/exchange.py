@@ -36,6 +36,8 @@ from audit_middleware.record import (
 )
 
 WITHOUT_BODY: Final = frozenset({204, 304})  # statuses whose responses have none: RFC 9110, section 6.4.1
+UNROUTED: Final = frozenset({301, 307, 308, 404, 405})
+"""What routers answer themselves: nothing there, not with this method, or there with a slash more or less."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110, section 9.2.1
 MAX_PATH: Final = 2048
 MAX_USER_AGENT: Final = 512
@@ -64,6 +66,9 @@ class CurrentAudit:
     def __init__(self, request_id: str = "") -> None:
         self.request_id = request_id
         self.details: dict[str, Any] = {}
+
+    def failed(self, error: BaseException) -> None:
+        """Say that nobody handled ``error``, for a framework that answers it before an adapter can see it."""
 
 
 class NoAudit(CurrentAudit):
@@ -104,6 +109,12 @@ class Exchange(CurrentAudit):
         self.started_ns = started_ns
         self.is_unsafe = method not in SAFE_METHODS
         """Whether it may change something: an unsafe method, or a websocket, which can carry anything."""
+
+    def failed(self, error: BaseException) -> None:
+        """Note that nobody handled ``error``; the reason is its class, its text may hold anything."""
+        self.ended = "exception"
+        if self.reason is None:
+            self.reason = type(error).__name__
 
     def take_query(self, query: bytes, names: Collection[str]) -> None:
         """Take the query parameters that the allow-list ``names``; a query that cannot be read is a defect."""
@@ -185,7 +196,7 @@ class Exchange(CurrentAudit):
         )
 
     def _missing_route(self, notes: Plainer) -> str:
-        if self.status in {404, 405}:
+        if self.status in UNROUTED:
             return NO_ROUTE
         notes.defects.append("http.route")
         return UNKNOWN

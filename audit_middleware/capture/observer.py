@@ -17,6 +17,8 @@ from audit_middleware.errors import ConfigurationError
 from audit_middleware.pipeline import Pipeline, shared_pipeline
 from audit_middleware.sealing.keys import Keyring
 
+MARK: Final = "audit_middleware.exchange"
+"""Where the exchange lies in an ASGI scope or a WSGI environ: whoever finds one there is observed already."""
 LOGGER: Final = logging.getLogger("audit_middleware")
 HEADERS: Final = {
     b"user-agent": "HTTP_USER_AGENT",
@@ -28,6 +30,8 @@ HEADERS: Final = {
     b"forwarded": "HTTP_FORWARDED",
 }
 """The request headers that are looked at: their name on the wire, and in a CGI environment (RFC 3875, 4.1.18)."""
+_CGI_HEADERS: Final = tuple(HEADERS.values())
+_MAX_DIGITS: Final = 15  # of a number that a record can hold exactly
 
 
 class Observer:
@@ -96,3 +100,27 @@ def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
     except ConfigurationError as error:
         LOGGER.critical("audit: the application is not served, its audit trail is misconfigured: %s", error)
         raise
+
+
+def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any]) -> Exchange:
+    """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``."""
+    seen = {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    if not path.isascii():  # PEP 3333: bytes, shown as latin-1
+        path = raw(path).decode("utf-8", "replace")
+    port = environ.get("REMOTE_PORT")
+    client = environ.get("REMOTE_ADDR") or None, int(port) if port is not None and declared(str(port)) else None
+    exchange = observer.begin(pipeline, environ.get("REQUEST_METHOD", ""), path or "/", seen, client)
+    exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
+    environ[MARK] = exchange
+    return exchange
+
+
+def raw(text: str) -> bytes:
+    """Return the bytes that WSGI shows as latin-1 text; what cannot have come from bytes becomes ``?``."""
+    return text.encode("latin-1", "replace")
+
+
+def declared(length: str | None) -> int:
+    """Return a declared body length; 0 for none, or one that is no number."""
+    return int(length) if length and length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS else 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
+
+ROUTE: Final = "audit_middleware.route"
+"""Where an integration leaves (template, parameters) in a WSGI environ, if the framework does not leave them."""
 
 
 def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | None:
@@ -27,8 +30,11 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     """Return the template of the route that matched and its parameters; (None, None) when none did.
 
-    Werkzeug (Flask) leaves its request in the environ, Bottle its route.
+    Integrations leave both under `ROUTE`, Werkzeug (Flask) its request, Bottle its route.
     """
+    if ROUTE in environ:
+        rule, params = environ[ROUTE]
+        return rule, params
     request = environ.get("werkzeug.request")
     if request is not None:
         rule = getattr(getattr(request, "url_rule", None), "rule", None)

@@ -7,18 +7,14 @@ The record of a response is in the journal before its last byte is handed to the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from audit_middleware.capture.answer import Answer, Environ, StartResponse
-from audit_middleware.capture.exchange import Exchange, enter, leave
-from audit_middleware.capture.observer import HEADERS, Observer
+from audit_middleware.capture.exchange import enter, leave
+from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.pipeline import Pipeline
 
-WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-MARK: Final = "audit_middleware.exchange"
-_HEADERS: Final = tuple(HEADERS.values())
-_MAX_DIGITS: Final = 15  # of a number that a record can hold exactly
+WSGIApp = Callable[[Environ, Any], Iterable[bytes]]
 
 
 class AuditWSGIMiddleware:
@@ -49,7 +45,7 @@ class AuditWSGIMiddleware:
             return self.app(environ, start_response)
         observer = self._observer
         pipeline = observer.pipeline or observer.pipeline_of(lambda: self._title)
-        exchange = begin(observer, pipeline, environ)
+        exchange = begin_cgi(observer, pipeline, environ)
         answer = Answer(observer, pipeline, exchange, environ, start_response)
         if not pipeline.admit(exchange):
             return answer.refuse()
@@ -61,27 +57,3 @@ class AuditWSGIMiddleware:
             raise
         finally:
             leave(token)
-
-
-def begin(observer: Observer, pipeline: Pipeline, environ: Environ) -> Exchange:
-    """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``."""
-    seen = {name: raw(environ[name]) for name in _HEADERS if name in environ}
-    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-    if not path.isascii():  # PEP 3333: bytes, shown as latin-1
-        path = raw(path).decode("utf-8", "replace")
-    port = environ.get("REMOTE_PORT")
-    client = environ.get("REMOTE_ADDR") or None, int(port) if port is not None and declared(str(port)) else None
-    exchange = observer.begin(pipeline, environ.get("REQUEST_METHOD", ""), path or "/", seen, client)
-    exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
-    environ[MARK] = exchange
-    return exchange
-
-
-def raw(text: str) -> bytes:
-    """Return the bytes that WSGI shows as latin-1 text; what cannot have come from bytes becomes ``?``."""
-    return text.encode("latin-1", "replace")
-
-
-def declared(length: str | None) -> int:
-    """Return a declared body length; 0 for none, or one that is no number."""
-    return int(length) if length and length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS else 0

@@ -40,7 +40,8 @@ def test_every_command_is_in_the_documents(command):
 
 
 def test_every_problem_id_is_documented():
-    source = "".join(path.read_text() for path in (ROOT / "audit_middleware").rglob("*.py"))
+    folders = (ROOT / "audit_middleware", ROOT / "integrations")
+    source = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     assert set(re.findall(r"audit\.[EW][0-9]{3}", source)) == set(
         re.findall(r"audit\.[EW][0-9]{3}", DOCS["settings.md"])
     )

@@ -1,0 +1,106 @@
+"""Flask: one line audits the app, and the principal is the one Flask-Login or the app itself signed in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
+from audit_middleware.capture import FAILED, ROUTE
+from audit_middleware.config import SETTINGS, variable
+
+try:
+    import flask
+    from flask import Flask, Response, g
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Flask is missing: pip install 'audit-ready[flask]'", name=error.name) from error
+
+__all__ = ["Audit"]
+
+LOGGER: Final = logging.getLogger("audit_middleware")
+_EXTENSION: Final = "audit"
+_VARIABLES: Final = {variable(name): name for name in SETTINGS}
+
+
+class Audit:
+    """Record every request of a Flask app: ``Audit(app)``, or ``Audit()`` and `init_app`.
+
+    ``identify`` is called with the WSGI environ after the app ran and names the principal when nobody else did.
+    Settings come from here, then from ``app.config["AUDIT_..."]``, then from the environment. Who Flask-Login signed
+    in, or else what the app put into ``g.user``, is the principal; `current_audit` overrules both.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        identify: Callable[[Any], object] | None = None,
+        pipeline: Pipeline | None = None,
+        **settings: Any,  # noqa: ANN401 - settings of any type
+    ) -> None:
+        self._identify = identify
+        self._pipeline = pipeline
+        self._settings = settings
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Wrap ``app``; raise `ConfigurationError` for wrong settings, or when it is audited already."""
+        if _EXTENSION in app.extensions:
+            raise ConfigurationError(f"audit.E012: {app.name} is audited already: remove the second Audit(app)")
+        given = self._settings if self._pipeline is not None else {**_settings_of(app), **self._settings}
+        middleware = AuditWSGIMiddleware(
+            app.wsgi_app, identify=self._identify, title=app.name, pipeline=self._pipeline, **given
+        )
+        app.wsgi_app = middleware  # type: ignore[method-assign] # Flask's documented way to add WSGI middleware
+        app.extensions[_EXTENSION] = self
+        app.after_request(_note_user)  # the first one registered runs last, when the view has signed its user in
+        flask.request_started.connect(_note_route, app)
+        flask.got_request_exception.connect(_note_failure, app)
+
+
+def _settings_of(app: Flask) -> dict[str, Any]:
+    """Return the settings in ``app.config``; raise `ConfigurationError` for a name that is none."""
+    given = {name: value for name, value in app.config.items() if name.startswith("AUDIT_")}
+    unknown = sorted(set(given) - set(_VARIABLES))
+    if unknown:
+        raise ConfigurationError(f"audit.E001: unknown setting {', '.join(unknown)} in the config of {app.name}")
+    return {_VARIABLES[name]: value for name, value in given.items()}
+
+
+def _note_route(_app: Flask, **_: object) -> None:
+    """Where an exception propagates, as under test, the adapter never sees Flask's request."""
+    rule = flask.request.url_rule
+    if rule is not None:
+        flask.request.environ[ROUTE] = rule.rule, flask.request.view_args
+
+
+def _note_user(response: Response) -> Response:
+    audit = current_audit()
+    if audit.principal is None:
+        audit.principal = _user()
+    return response
+
+
+def _note_failure(_app: Flask, exception: BaseException, **_: object) -> None:
+    """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not."""
+    audit = current_audit()
+    audit.failed(exception)
+    if audit.principal is None:
+        audit.principal = _user()
+
+
+def _user() -> object:
+    """Return who is signed in, as far as the app has found out: looking it up ourselves would change its answers."""
+    user = g.get("_login_user")
+    if user is None:
+        return g.get("user")
+    try:
+        if not user.is_authenticated:
+            return None
+        in_session = flask.session.accessed and "_user_id" in flask.session
+        return {"id": user.get_id(), "auth": "session" if in_session else None}
+    except Exception:  # an app's own user object may raise anything; who it is stays a defect of the record
+        LOGGER.exception("audit: the user of Flask-Login cannot be read")
+        return FAILED
