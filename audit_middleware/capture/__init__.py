@@ -7,6 +7,7 @@ its pipeline admits and concludes it, `enter` and `leave` make it current in bet
 from __future__ import annotations
 
 from audit_middleware.capture import refusal
+from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
@@ -16,6 +17,9 @@ __all__ = [
     "FAILED",
     "MARK",
     "ROUTE",
+    "Answer",
+    "AsyncBody",
+    "Body",
     "Exchange",
     "Observer",
     "begin_cgi",

@@ -1,33 +1,31 @@
-"""One WSGI response while it is made and sent: what passes is counted, and closes the exchange at the right moment."""
+"""One response while it is sent: what passes is counted, and closes the exchange at the right moment.
+
+What WSGI and Django have in common: status and headers first, then the body, all at hand or chunk by chunk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from types import TracebackType
-from typing import Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any
 
 from audit_middleware.capture import refusal
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange, enter, leave
-from audit_middleware.capture.identify import identified
+from audit_middleware.capture.identify import identified, identified_async
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.routing import wsgi_route
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
 Environ = dict[str, Any]  # a builtin dictionary, says PEP 3333
-Headers = list[tuple[str, str]]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-Write = Callable[[bytes], object]
-StartResponse = Callable[..., Write]
-
-_FILE_WRAPPER: Final = "wsgi.file_wrapper"
 
 
 class Answer:
-    """The response to one request. Belongs to the thread that the server answers from."""
+    """The response to one request; one thread or task at a time.
 
-    __slots__ = ("_environ", "_exchange", "_file", "_is_started", "_left", "_observer", "_pipeline", "_start")
+    ``environ`` is the CGI environment with the route in it; ``subject`` is what ``identify`` gets.
+    """
+
+    __slots__ = ("_environ", "_exchange", "_is_begun", "_left", "_observer", "_pipeline", "_subject")
 
     def __init__(
         self,
@@ -35,90 +33,101 @@ class Answer:
         pipeline: Pipeline,
         exchange: Exchange,
         environ: Environ,
-        start_response: StartResponse,
+        subject: Any,  # noqa: ANN401 - what the protocol calls a request
     ) -> None:
         self._observer = observer
         self._pipeline = pipeline
         self._exchange = exchange
         self._environ = environ
-        self._start = start_response
-        self._is_started = False
+        self._subject = subject
+        self._is_begun = False
         self._left: int | None = None
         """Bytes until the client has a complete response; None when only its end says so."""
-        self._file: object = None
-        if _FILE_WRAPPER in environ:
-            environ[_FILE_WRAPPER] = partial(self._wrap_file, environ[_FILE_WRAPPER])
 
-    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
-        """Begin the response, or begin it anew after an error (PEP 3333: only while no header was sent)."""
-        exchange, name = self._exchange, self._observer.request_id_header
-        if name:
-            headers = [pair for pair in headers if pair[0].lower() != name.lower()]
-            headers.append((name, exchange.request_id))
-        write = self._start(status, headers, exc_info) if exc_info is not None else self._start(status, headers)
-        self._is_started = True
-        self._note_route()  # Flask's request is gone from the environ once the app has returned
-        exchange.status = int(status[:3]) if status[:3].isdecimal() else None
-        self._left = self._expected(headers)
-        return partial(self._write, write)
+    @property
+    def is_closed(self) -> bool:
+        """Whether the record was made."""
+        return self._exchange.is_closed
 
-    def of(self, result: Iterable[bytes]) -> Iterable[bytes]:
-        """Take what the application returned, and return what the server gets."""
-        if type(result) is list or type(result) is tuple:  # nothing can happen any more, and its length is told to some
-            for chunk in result:
-                self._exchange.response_bytes += len(chunk)
-            return result if self._finish_unless_closed() else self._withhold(result)
-        if self._file is not None and result is self._file:  # the server sends it by itself, as sendfile(2) perhaps
-            self._exchange.response_bytes += self._left or 0
-            return result if self._finish_unless_closed() else self._withhold(result)
-        return Body(self, self._exchange, result)
+    @property
+    def left(self) -> int | None:
+        """Bytes until the client has a complete response; None when only its end says so."""
+        return self._left
 
-    def refuse(self) -> Iterable[bytes]:
-        """The journal cannot take the record and policy is deny: the application does not run."""
-        return self._refusal(refusal.NOT_CARRIED_OUT)
+    def begin(self, status: int | None, headers: Iterable[tuple[str, str]]) -> None:
+        """Note how the response begins; a later call replaces what an earlier one said."""
+        exchange = self._exchange
+        exchange.status = status
+        self._is_begun = True
+        self._left = None
+        if exchange.method == "HEAD" or status in WITHOUT_BODY:
+            self._left = 0
+            return
+        for name, value in headers:
+            if name.lower() == "content-length" and value.isascii() and value.isdecimal():
+                self._left = int(value)
 
     def fail(self, error: BaseException) -> None:
         """The application raised; whatever the server makes of it is a failure."""
-        exchange = self._exchange
-        if exchange.is_closed:
-            return
-        if not isinstance(error, GeneratorExit):
-            exchange.failed(error)
-            if exchange.status is None or not self._is_started:
-                exchange.status = 500  # what every server answers for an exception before the response began
-        self.finish()
+        if self._note_failure(error):
+            self.finish()
+
+    async def fail_async(self, error: BaseException) -> None:
+        """Do the same without blocking the event loop."""
+        if self._note_failure(error):
+            await self.finish_async()
 
     def count(self, chunk: bytes) -> None:
         """Count a chunk before it is handed on; the one that completes the response waits for its record."""
-        self._exchange.response_bytes += len(chunk)
-        if self._left is not None:
-            self._left -= len(chunk)
-            if self._left <= 0:
-                self.complete()
+        if self._is_completed_by(chunk):
+            self.complete()
+
+    async def count_async(self, chunk: bytes) -> None:
+        """Do the same without blocking the event loop."""
+        if self._is_completed_by(chunk):
+            await self.complete_async()
 
     def complete(self) -> None:
         """Close the exchange; raise `JournalError` when policy wants the rest of the answer withheld."""
-        if not self._finish_unless_closed():
+        if not self.is_closed and not self.finish():
+            raise JournalError(refusal.NOT_ON_RECORD)
+
+    async def complete_async(self) -> None:
+        """Do the same without blocking the event loop."""
+        if not self.is_closed and not await self.finish_async():
             raise JournalError(refusal.NOT_ON_RECORD)
 
     def leave(self) -> None:
         """The server closes the response: a client that has not got all of it has gone."""
-        if not self._exchange.is_closed:
-            if self._exchange.method != "HEAD" and self._exchange.status not in WITHOUT_BODY:
+        if not self.is_closed:
+            if self._left != 0:
                 self._exchange.ended = "disconnected"
             self.finish()
 
     def finish(self) -> bool:
         """Append the record; say whether the answer may be completed."""
-        exchange, environ, observer, pipeline = self._exchange, self._environ, self._observer, self._pipeline
+        self._describe()
+        identify, exchange = self._observer.identify, self._exchange
+        if identify is not None and exchange.principal is None:
+            exchange.principal = identified(identify, self._subject)
+        return self._pipeline.conclude(exchange)
+
+    async def finish_async(self) -> bool:
+        """Do the same without blocking the event loop."""
+        self._describe()
+        identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
+        if identify is not None and exchange.principal is None:
+            exchange.principal = await identified_async(identify, self._subject)
+        seq = pipeline.complete(exchange)
+        return seq is not None and await pipeline.released(seq, exchange)
+
+    def _describe(self) -> None:
+        exchange, observer = self._exchange, self._observer
         exchange.is_closed = True
         self._note_route()
         if observer.query_parameters:
-            query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
+            query = self._environ.get("QUERY_STRING", "").encode("latin-1", "replace")
             exchange.take_query(query, observer.query_parameters)
-        if observer.identify is not None and exchange.principal is None:
-            exchange.principal = identified(observer.identify, environ)
-        return pipeline.conclude(exchange)
 
     def _note_route(self) -> None:
         if self._exchange.route is not None:
@@ -128,39 +137,23 @@ class Answer:
         except Exception as error:  # noqa: BLE001 - a framework's or application's own objects may raise anything
             self._pipeline.contain("the route of a request", error)
 
-    def _finish_unless_closed(self) -> bool:
-        return self._exchange.is_closed or self.finish()
-
-    def _write(self, write: Write, data: bytes) -> None:
-        self.count(data)
-        write(data)
-
-    def _expected(self, headers: Headers) -> int | None:
-        """Say how many bytes of body complete this response, if that is known before they come."""
+    def _note_failure(self, error: BaseException) -> bool:
+        """Note what the application raised; say whether that has to be put on record."""
         exchange = self._exchange
-        if exchange.method == "HEAD" or exchange.status in WITHOUT_BODY:
-            return 0
-        for name, value in headers:
-            if name.lower() == "content-length" and value.isdecimal():
-                return int(value)
-        return None
+        if exchange.is_closed:
+            return False
+        if not isinstance(error, GeneratorExit):
+            exchange.failed(error)
+            if not self._is_begun:
+                exchange.status = 500  # what every server answers for an exception before the response began
+        return True
 
-    def _wrap_file(self, wrapper: Callable[..., object], *arguments: object) -> object:
-        self._file = wrapper(*arguments)
-        return self._file
-
-    def _withhold(self, result: object) -> Iterable[bytes]:
-        """No byte was sent yet: the client gets to know why it gets no answer."""
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
-        return self._refusal(refusal.NOT_ON_RECORD)
-
-    def _refusal(self, detail: str) -> Iterable[bytes]:
-        body = refusal.body(detail)
-        exc_info = (JournalError, JournalError(detail), None) if self._is_started else None
-        self._start(f"{refusal.STATUS} {refusal.PHRASE}", refusal.headers(body), *((exc_info,) if exc_info else ()))
-        return [body]
+    def _is_completed_by(self, chunk: bytes) -> bool:
+        self._exchange.response_bytes += len(chunk)
+        if self._left is None:
+            return False
+        self._left = max(0, self._left - len(chunk))
+        return self._left == 0
 
 
 class Body:
@@ -209,3 +202,47 @@ class Body:
         finally:
             leave(token)
             self._answer.leave()
+
+
+class AsyncBody:
+    """The same for an asynchronous iterable."""
+
+    __slots__ = ("_answer", "_exchange", "_iterator", "_result")
+
+    def __init__(self, answer: Answer, exchange: Exchange, result: AsyncIterable[bytes]) -> None:
+        self._answer = answer
+        self._exchange = exchange
+        self._result = result
+        self._iterator: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncBody:
+        """Return itself; a response is sent once."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk; the application's generator runs with its exchange current."""
+        token = enter(self._exchange)
+        try:
+            if self._iterator is None:
+                self._iterator = aiter(self._result)
+            chunk = await anext(self._iterator)
+        except StopAsyncIteration:
+            await self._answer.complete_async()
+            raise
+        except Exception as error:
+            await self._answer.fail_async(error)
+            raise
+        finally:
+            leave(token)
+        await self._answer.count_async(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the application's generator."""
+        close = getattr(self._iterator or self._result, "aclose", None)
+        if close is not None:
+            await close()
+
+    def close(self) -> None:
+        """Close the exchange: a client that has not got all of it has gone."""
+        self._answer.leave()

@@ -144,6 +144,31 @@ class Exchange(CurrentAudit):
             truncated=notes.truncated,
         )
 
+    def event(
+        self,
+        action: str,
+        *,
+        principal: object = None,
+        resource: Resource | tuple[str, object] | str | None = None,
+        outcome: Outcome = "success",
+        reason: str | None = None,
+    ) -> AuditRecord:
+        """Return the ``event`` record of something that happened while this exchange ran: a sign-in, an export."""
+        notes = Plainer()
+        return AuditRecord(
+            service=self.service,
+            principal=ANONYMOUS if principal is None else principal_of(principal, self.auth, notes, is_refused=False),
+            source=self._source(notes),
+            action=notes.cut(notes.text(action, "action"), MAX_ACTION, "action"),
+            outcome=outcome,
+            resource=(resource and said_resource(resource, notes)) or Resource(UNKNOWN, UNKNOWN),
+            trace=self._trace(notes),
+            attempt=self.attempt,
+            defects=notes.defects or None,
+            truncated=notes.truncated,
+            reason=notes.cut(notes.text(reason, "reason"), MAX_REASON, "reason") if reason is not None else None,
+        )
+
     def close(self, now_ns: int) -> AuditRecord:
         """Return the record of what was seen and said; ``now_ns`` is on the clock of ``started_ns``.
 

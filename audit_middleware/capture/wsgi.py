@@ -7,14 +7,24 @@ The record of a response is in the journal before its last byte is handed to the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from types import TracebackType
+from typing import Any, Final
 
-from audit_middleware.capture.answer import Answer, Environ, StartResponse
-from audit_middleware.capture.exchange import enter, leave
+from audit_middleware.capture import refusal
+from audit_middleware.capture.answer import Answer, Body, Environ
+from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
+from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
+Headers = list[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+Write = Callable[[bytes], object]
+StartResponse = Callable[..., Write]
 WSGIApp = Callable[[Environ, Any], Iterable[bytes]]
+
+_FILE_WRAPPER: Final = "wsgi.file_wrapper"
 
 
 class AuditWSGIMiddleware:
@@ -46,7 +56,7 @@ class AuditWSGIMiddleware:
         observer = self._observer
         pipeline = observer.pipeline or observer.pipeline_of(lambda: self._title)
         exchange = begin_cgi(observer, pipeline, environ)
-        answer = Answer(observer, pipeline, exchange, environ, start_response)
+        answer = WSGIAnswer(observer, pipeline, exchange, environ, start_response)
         if not pipeline.admit(exchange):
             return answer.refuse()
         token = enter(exchange)
@@ -57,3 +67,73 @@ class AuditWSGIMiddleware:
             raise
         finally:
             leave(token)
+
+
+class WSGIAnswer(Answer):
+    """The response to one WSGI request. Belongs to the thread that the server answers from."""
+
+    __slots__ = ("_file", "_start")
+
+    def __init__(
+        self,
+        observer: Observer,
+        pipeline: Pipeline,
+        exchange: Exchange,
+        environ: Environ,
+        start_response: StartResponse,
+    ) -> None:
+        super().__init__(observer, pipeline, exchange, environ, environ)
+        self._start = start_response
+        self._file: object = None
+        if _FILE_WRAPPER in environ:
+            environ[_FILE_WRAPPER] = partial(self._wrap_file, environ[_FILE_WRAPPER])
+
+    def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
+        """Begin the response, or begin it anew after an error (PEP 3333: only while no header was sent)."""
+        name = self._observer.request_id_header
+        if name:
+            headers = [pair for pair in headers if pair[0].lower() != name.lower()]
+            headers.append((name, self._exchange.request_id))
+        write = self._start(status, headers, exc_info) if exc_info is not None else self._start(status, headers)
+        self.begin(int(status[:3]) if status[:3].isdecimal() else None, headers)
+        self._note_route()  # Flask's request is gone from the environ once the app has returned
+        return partial(self._write, write)
+
+    def of(self, result: Iterable[bytes]) -> Iterable[bytes]:
+        """Take what the application returned, and return what the server gets."""
+        if type(result) is list or type(result) is tuple:  # nothing can happen any more, and its length is told to some
+            for chunk in result:
+                self._exchange.response_bytes += len(chunk)
+            return result if self._is_complete() else self._withhold(result)
+        if self._file is not None and result is self._file:  # the server sends it by itself, as sendfile(2) perhaps
+            self._exchange.response_bytes += self._left or 0
+            return result if self._is_complete() else self._withhold(result)
+        return Body(self, self._exchange, result)
+
+    def refuse(self) -> Iterable[bytes]:
+        """The journal cannot take the record and policy is deny: the application does not run."""
+        return self._refusal(refusal.NOT_CARRIED_OUT)
+
+    def _is_complete(self) -> bool:
+        return self.is_closed or self.finish()
+
+    def _write(self, write: Write, data: bytes) -> None:
+        self.count(data)
+        write(data)
+
+    def _wrap_file(self, wrapper: Callable[..., object], *arguments: object) -> object:
+        self._file = wrapper(*arguments)
+        return self._file
+
+    def _withhold(self, result: object) -> Iterable[bytes]:
+        """No byte was sent yet: the client gets to know why it gets no answer."""
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+        return self._refusal(refusal.NOT_ON_RECORD)
+
+    def _refusal(self, detail: str) -> Iterable[bytes]:
+        body = refusal.body(detail)
+        exc_info = (JournalError, JournalError(detail), None) if self._is_begun else None
+        self._start(f"{refusal.STATUS} {refusal.PHRASE}", refusal.headers(body), *((exc_info,) if exc_info else ()))
+        return [body]

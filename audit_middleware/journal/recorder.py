@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ from audit_middleware.record import Payload
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import Keyring
 
+LOGGER: Final = logging.getLogger("audit_middleware")
 MAX_ASIDE: Final = 16
 
 
@@ -142,10 +144,13 @@ class Recorder:
         """
         if os.getpid() != self._pid or self._owner == threading.get_ident():
             return
-        with contextlib.suppress(JournalError):
-            self.sync()
-        with self._held():
-            self._writer.close()
+        try:
+            with contextlib.suppress(JournalError):
+                self.sync()
+            with self._held():
+                self._writer.close()
+        except Exception:  # containment: at exit there is nobody left to raise to, and threads are still to be stopped
+            LOGGER.exception("audit: the stream could not be closed")
 
     @property
     def stream(self) -> str | None:

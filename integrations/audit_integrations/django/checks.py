@@ -1,0 +1,55 @@
+"""System checks: what would make an audit trail less than it looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+
+from audit_integrations.django.conf import make_observer
+from audit_middleware import ConfigurationError
+from audit_middleware.config import problems
+
+MIDDLEWARE: Final = "audit_integrations.django.AuditMiddleware"
+
+
+def check_audit(app_configs: Sequence[Any] | None = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's signature
+    """Return what is wrong with the order of the middleware, the settings, the keys and the spool."""
+    return [*_order(), *_settings()]
+
+
+def _order() -> Iterator[CheckMessage]:
+    names = [name for name in settings.MIDDLEWARE if name.startswith("audit_integrations.django")]
+    if not names:
+        hint = f"put {MIDDLEWARE!r} first in MIDDLEWARE"
+        yield CheckWarning("the audit trail is installed, but no request is recorded", hint=hint, id="audit.W020")
+    elif len(names) > 1:
+        yield Error("AuditMiddleware is there twice", hint="keep the first one", id="audit.E020")
+    elif settings.MIDDLEWARE[0] != names[0]:
+        message = f"AuditMiddleware stands behind {settings.MIDDLEWARE[0]}: what that answers itself is not recorded"
+        yield CheckWarning(message, hint=f"put {MIDDLEWARE!r} first", id="audit.W021")
+
+
+def _settings() -> Iterator[CheckMessage]:
+    try:
+        observer = make_observer(getattr(settings, "AUDIT", None) or {})
+    except ConfigurationError as error:
+        yield Error(str(error), hint="see the table of problems in the settings' documentation", id="audit.E021")
+        return
+    for problem in problems(observer.settings):
+        yield CheckWarning(problem.message, hint=problem.hint, id=problem.id)
+    if observer.settings.durability != "memory" and (reason := _unwritable(observer.settings.spool_dir)):
+        yield Error(f"the spool {observer.settings.spool_dir} cannot be used: {reason}", id="audit.E022")
+
+
+def _unwritable(spool: Path) -> str:
+    """Say why a spool cannot be written or made; nothing is made to find out."""
+    place = next(folder for folder in (spool, *spool.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable by this user"

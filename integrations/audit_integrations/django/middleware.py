@@ -1,0 +1,156 @@
+"""Django's middleware: one exchange for each request, sync and async, without a thread hop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase, StreamingHttpResponse
+
+from audit_integrations.django import events
+from audit_integrations.django.conf import OBSERVER
+from audit_integrations.django.routes import route_of
+from audit_integrations.django.users import principal_of, principal_of_async
+from audit_middleware import Pipeline
+from audit_middleware.capture import (
+    MARK,
+    ROUTE,
+    Answer,
+    AsyncBody,
+    Body,
+    Exchange,
+    Observer,
+    begin_cgi,
+    enter,
+    leave,
+    refusal,
+)
+
+GetResponse = Callable[[HttpRequest], Any]
+
+
+class Observed(NamedTuple):
+    """One request under observation."""
+
+    observer: Observer
+    pipeline: Pipeline
+    exchange: Exchange
+    answer: Answer
+
+
+class AuditMiddleware:
+    """Record every request of a Django project. Put it first: what stands before it is not seen.
+
+    Settings come from ``AUDIT`` in the Django settings (`audit_middleware.config.Settings` in capitals, and
+    ``IDENTIFY``, called with the request when nobody is signed in), then from the environment. Raises
+    `ConfigurationError` for settings that are wrong.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        OBSERVER.get()
+        events.connect()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Observe one request."""
+        if self._is_async:
+            return self._observe_async(request)
+        if _is_observed(request):
+            return cast("HttpResponseBase", self.get_response(request))
+        observed = _begin(request)
+        if not observed.pipeline.admit(observed.exchange):
+            return _refused(refusal.NOT_CARRIED_OUT)
+        token = enter(observed.exchange)
+        try:
+            response: HttpResponseBase = self.get_response(request)
+        except BaseException as error:
+            observed.answer.fail(error)
+            raise
+        finally:
+            leave(token)
+        _note(request, response, observed)
+        if observed.exchange.principal is None:
+            observed.exchange.principal = principal_of(request)
+        if _is_streamed(request, response):
+            _wrap(response, observed)
+        elif not observed.answer.finish():
+            return _refused(refusal.NOT_ON_RECORD)
+        return response
+
+    async def _observe_async(self, request: HttpRequest) -> HttpResponseBase:
+        if _is_observed(request):
+            return cast("HttpResponseBase", await self.get_response(request))
+        observed = _begin(request)
+        if not observed.pipeline.admit(observed.exchange):
+            return _refused(refusal.NOT_CARRIED_OUT)
+        token = enter(observed.exchange)
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+        except BaseException as error:
+            observed.answer.fail(error)  # without awaiting: this task may be cancelled
+            raise
+        finally:
+            leave(token)
+        _note(request, response, observed)
+        if observed.exchange.principal is None:
+            observed.exchange.principal = await principal_of_async(request)
+        if _is_streamed(request, response):
+            _wrap(response, observed)
+        elif not await observed.answer.finish_async():
+            return _refused(refusal.NOT_ON_RECORD)
+        return response
+
+
+def _is_observed(request: HttpRequest) -> bool:
+    """Whether a middleware of ours around the whole Django project observes this request."""
+    return MARK in request.META or MARK in getattr(request, "scope", ())
+
+
+def _begin(request: HttpRequest) -> Observed:
+    observer, pipeline = OBSERVER.get(), OBSERVER.pipeline()
+    exchange = begin_cgi(observer, pipeline, request.META)
+    return Observed(observer, pipeline, exchange, Answer(observer, pipeline, exchange, request.META, request))
+
+
+def _note(request: HttpRequest, response: HttpResponseBase, observed: Observed) -> None:
+    """Note what the response says, and give it its request id."""
+    exchange, name = observed.exchange, observed.observer.request_id_header
+    if name:
+        response.headers[name] = exchange.request_id
+    route = route_of(request)
+    if route is not None:
+        request.META[ROUTE] = route
+    observed.answer.begin(response.status_code, response.headers.items())
+    if not response.streaming:
+        exchange.response_bytes = len(cast("HttpResponse", response).content)
+    elif _is_sent_by_server(request, response):
+        exchange.response_bytes = observed.answer.left or 0
+
+
+def _is_sent_by_server(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Whether this is a file that the server sends by itself, as sendfile(2) perhaps: it passes as it is."""
+    return getattr(response, "file_to_stream", None) is not None and "wsgi.file_wrapper" in request.META
+
+
+def _is_streamed(request: HttpRequest, response: HttpResponseBase) -> bool:
+    return response.streaming and not _is_sent_by_server(request, response)
+
+
+def _wrap(response: HttpResponseBase, observed: Observed) -> None:
+    stream = cast("StreamingHttpResponse", response)
+    chunks: Any = stream.streaming_content
+    body = AsyncBody if stream.is_async else Body
+    stream.streaming_content = body(observed.answer, observed.exchange, chunks)
+
+
+def _refused(detail: str) -> HttpResponse:
+    body = refusal.body(detail)
+    return HttpResponse(body, status=refusal.STATUS, headers=dict(refusal.headers(body)))

@@ -1,0 +1,27 @@
+"""Django is set up once for a process, and its database made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def django_project():
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.integrations.django_project.settings"
+    import django
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import connections
+
+    django.setup()
+    database = Path(settings.DATABASES["default"]["NAME"])
+    database.unlink(missing_ok=True)
+    call_command("migrate", verbosity=0)
+    from django.contrib.auth.models import User
+
+    User.objects.create_user("alice", password="alice")
+    User.objects.create_superuser("root", password="root")
+    yield
+    connections.close_all()
+    database.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""Views of the test project, sync and async."""
+
+import asyncio
+import io
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.urls import include, path, re_path
+from rest_framework.authentication import BasicAuthentication, TokenAuthentication
+from rest_framework.decorators import api_view, authentication_classes, permission_classes
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.response import Response
+
+from audit_middleware import current_audit
+
+
+def hello(request):
+    return HttpResponse(b"hello")
+
+
+def order(request, pk):
+    return HttpResponse(str(pk))
+
+
+def refund(request, pk):
+    audit = current_audit()
+    audit.principal, audit.action, audit.resource = "carol", "orders.refund", ("order", pk)
+    return HttpResponse(b"ok")
+
+
+def whoami(request):
+    return HttpResponse(request.user.get_username())
+
+
+def broken(request):
+    raise KeyError("secret")
+
+
+def denied(request):
+    raise PermissionDenied
+
+
+def missing(request):
+    raise Http404
+
+
+def stream(request):
+    def lines():
+        for number in range(3):
+            current_audit().details["lines"] = number + 1
+            yield f"{number}\n"
+
+    return StreamingHttpResponse(lines())
+
+
+def broken_stream(request):
+    def lines():
+        yield "a"
+        raise KeyError
+
+    return StreamingHttpResponse(lines())
+
+
+def file(request):
+    return FileResponse(io.BytesIO(b"x" * 10_000), filename="report.bin")
+
+
+async def async_hello(request):
+    await asyncio.sleep(0)
+    current_audit().details["thread"] = "loop"
+    return HttpResponse(b"hello")
+
+
+async def async_stream(request):
+    async def lines():
+        for number in range(3):
+            await asyncio.sleep(0)
+            current_audit().details["lines"] = number + 1
+            yield f"{number}\n"
+
+    return StreamingHttpResponse(lines())
+
+
+@api_view(["GET"])
+@authentication_classes([BasicAuthentication, TokenAuthentication])
+@permission_classes([IsAuthenticated])
+def api(request, pk):
+    return Response({"pk": pk})
+
+
+def impersonated(request):
+    request.real_user = request.user
+    request.user = request.user.__class__(username="victim")
+    return HttpResponse(b"x")
+
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("hello/", hello),
+    path("orders/<int:pk>/", order),
+    path("orders/<int:pk>/refund", refund),
+    path("v1/", include([re_path(r"^items/(?P<pk>[0-9]+)/$", order), path("whoami", whoami)])),
+    path("broken", broken),
+    path("denied", denied),
+    path("missing", missing),
+    path("stream", stream),
+    path("broken-stream", broken_stream),
+    path("file", file),
+    path("async-hello", async_hello),
+    path("async-stream", async_stream),
+    path("api/<int:pk>", api),
+    path("impersonated", impersonated),
+]
