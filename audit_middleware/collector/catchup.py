@@ -111,7 +111,7 @@ class _Replay:
         payload = parse_rec(line, frame)
         stream = self._move(frame, b64url(leaf))
         stream.service = stream.service or service_of(payload)
-        self._pass_over(payload)
+        self._pass_over(payload, stream)
         return Entry(stream.number, frame, payload)
 
     def _move(self, frame: Frame, leaf: bytes) -> Stream:
@@ -120,9 +120,9 @@ class _Replay:
             self._streams.move(stream, frame, leaf)
         return stream
 
-    def _pass_over(self, payload: Payload) -> None:
+    def _pass_over(self, payload: Payload, speaker: Stream) -> None:
         """Follow a line that is in quarantine with a good seal; the collector's own record says that it is."""
-        if not isinstance(payload, Quarantined) or payload.service != OWN_SERVICE:
+        if not isinstance(payload, Quarantined) or {payload.service, speaker.service} != {OWN_SERVICE}:
             return
         if payload.reason not in PASSED_OVER or payload.state != "kept":
             return
