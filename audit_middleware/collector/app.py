@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.problems import Problem, busy, problem_response
 from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem
 
 START_WAIT: Final = 2.0  # seconds; an index that takes longer is caught up while the port is open, and red
@@ -64,9 +64,17 @@ class _Signature:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
         async def signed(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 MutableHeaders(scope=message)[SIGNATURE] = "1"
             await send(message)
 
-        await self._app(scope, receive, signed)
+        try:
+            await self._app(scope, receive, signed)
+        except asyncio.CancelledError:  # only a server that ends cancels a request, and that is nobody's failure
+            if not has_started:
+                await problem_response(busy("collector-closed", "the collector ends"))(scope, receive, signed)

@@ -9,6 +9,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from audit_middleware.errors import StorageError
 ADMITTED: Final = "admitted"
 UNDECIDED: Final = frozenset({"unknown_key", "service", "jump"})
 """Reasons that say nothing of the line itself: the same line can get a better verdict later."""
+_AT_ONCE: Final = 64  # descriptors open at once
 _NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
 
 
@@ -81,8 +83,10 @@ class Quarantine:
     def keep(self, lines: list[Held]) -> None:
         """Keep the lines durably; those already here are left alone. Raises `StorageError`."""
         fresh = {line.leaf: line for line in lines if line.leaf not in self._reasons}
+        files = {self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()}
         try:
-            _write_all({self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()})
+            for some in _chunks(files):
+                _write_all(some)
         except OSError as error:
             raise StorageError(f"{self.folder}: {error.strerror}") from error
         self._reasons.update((leaf, line.reason) for leaf, line in fresh.items())
@@ -133,6 +137,12 @@ class Quarantine:
 def quarantine_full(limit: int) -> Problem:
     """Return the 503 that says that a bad line cannot be kept."""
     return busy("quarantine-full", f"a bad line cannot be kept: the quarantine holds its {limit} bytes", seconds=60)
+
+
+def _chunks(files: dict[Path, bytes]) -> Iterator[dict[Path, bytes]]:
+    items = iter(files.items())
+    while some := dict(islice(items, _AT_ONCE)):
+        yield some
 
 
 def _write_all(files: dict[Path, bytes]) -> None:
