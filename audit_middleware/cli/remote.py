@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from audit_middleware.cli.ledgers import Target, Trust, read_vkeys
 from audit_middleware.errors import ConfigurationError, DeliveryError
 from audit_middleware.tlog.note import Verifier
@@ -89,12 +91,26 @@ def pages(remote: Remote, parameters: Mapping[str, Any], limit: int) -> Iterator
     while limit > 0:
         query = {**parameters, "limit": min(limit, 500)} | ({"cursor": cursor} if cursor else {})
         answer = remote.get("/v1/records", query)
-        page = answer.json() if answer is not None else {"records": [], "next": None}
-        yield from page["records"]
-        limit -= len(page["records"])
-        cursor = page["next"]
+        page = _page(remote, answer)
+        yield from page.records
+        limit -= len(page.records)
+        cursor = page.next
         if cursor is None:
             return
+
+
+class _Page(msgspec.Struct):
+    records: list[dict[str, Any]] = []
+    next: str | None = None
+
+
+def _page(remote: Remote, answer: httpx.Response | None) -> _Page:
+    if answer is None:
+        return _Page()
+    try:
+        return msgspec.json.decode(answer.content, type=_Page)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DeliveryError(f"{remote.url} answers a search with something else: {error}") from error
 
 
 def collector_url(url: str | None) -> str:

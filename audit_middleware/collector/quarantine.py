@@ -125,13 +125,23 @@ class Quarantine:
         return self.folder / reason / f"{leaf}.json"
 
     def _scan(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in self.folder.iterdir():
-            for entry in os.scandir(folder):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.scandir(self.folder) as folders:
+                reasons = [folder.name for folder in folders if folder.is_dir(follow_symlinks=False)]
+            for reason in reasons:
+                self._scan_reason(reason)
+        except OSError as error:
+            raise StorageError(f"the quarantine {error.filename} cannot be read: {error.strerror}") from error
+
+    def _scan_reason(self, reason: str) -> None:
+        """Note the lines in one folder; whatever else lies there only takes room."""
+        with os.scandir(self.folder / reason) as entries:
+            for entry in entries:
                 match = _NAME.fullmatch(entry.name)
-                self.bytes += entry.stat().st_size
-                if match and folder.name != ADMITTED:
-                    self._reasons[match[1]] = folder.name
+                self.bytes += entry.stat(follow_symlinks=False).st_size
+                if match and reason != ADMITTED and entry.is_file(follow_symlinks=False):
+                    self._reasons[match[1]] = reason
 
 
 def quarantine_full(limit: int) -> Problem:

@@ -1,9 +1,11 @@
 """The command line, as a program: what it prints, and its exit codes."""
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -216,3 +218,80 @@ def test_rebuild_index_makes_what_was_deleted(tmp_path):
     assert (done.returncode, "complete" in done.stdout) == (0, True)
     found = run("search", "--data", str(tmp_path / "data"), "--principal", "alice", "--limit", "1000", "--json")
     assert len(found.stdout.splitlines()) == 599
+
+
+def test_an_error_is_json_where_json_is_asked_for(tmp_path):
+    for arguments in (["verify", "/nonexistent"], ["search", "--limit", "0"], ["verify"], ["search"]):
+        done = run(*arguments, "--json", AUDIT_KEYS=KEYS)
+        said = json.loads(done.stdout)
+        assert (done.returncode, said["exit_code"]) == (2, 2)
+        assert said["error"]
+        assert done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://127.0.0.1:99999", "http://", "http://\udcff", "http://127.0.0.1:x"]
+)
+def test_what_is_no_url_is_said_in_words(url):
+    for command in (["verify", url], ["search", "--url", url]):
+        assert run(*command, AUDIT_KEYS=KEYS).returncode == 2
+
+
+def test_output_that_cannot_be_written_is_no_verdict(spool):
+    (segment,) = spool.glob("streams/*/seg-*")
+    segment.write_bytes(segment.read_bytes().replace(b"test.", b"best."))
+    command = f"{sys.executable} -m audit_middleware verify {spool}"
+    for rest, code in (("> /dev/full", 2), ("--json > /dev/full", 2), ("| true; exit ${PIPESTATUS[0]}", 141)):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {rest}"], env={**os.environ, "AUDIT_KEYS": KEYS}, capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_an_error_nobody_foresaw_is_no_verdict(monkeypatch, capsys):
+    from audit_middleware import cli
+
+    def fail(*_, **__):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(cli.cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "RuntimeError: boom" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_is_no_verdict(monkeypatch):
+    import click
+
+    from audit_middleware import cli
+
+    for error in (KeyboardInterrupt, click.exceptions.Abort):
+        monkeypatch.setattr(cli.cli, "main", lambda *_, error=error, **__: (_ for _ in ()).throw(error()))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 130
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "15")
+        self.end_headers()
+        self.wfile.write(b"<html>hi</html>")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("command", [["verify"], ["search", "--url"], ["search", "--json", "--url"]])
+def test_a_page_of_a_proxy_is_neither_a_collector_nor_tampering(command):
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            done = run(*command, f"http://127.0.0.1:{server.server_port}", AUDIT_KEYS=KEYS)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (done.returncode, "no collector does" in done.stderr) == (2, True)

@@ -327,3 +327,16 @@ def test_any_order_in_any_batches_ends_with_all_lines_and_no_gap(shared, order, 
     assert accepted == 8
     assert sorted(admitted(shared, app.stream)) == sorted(app.lines)
     assert shared._open.desk.streams.open_gaps == 0
+
+
+def test_stray_files_in_the_quarantine_harm_nobody(settings):
+    with Collector(settings) as collector:
+        collector.deliver([b"rubbish"])
+    folder = settings.data / "quarantine"
+    (folder / "notes.txt").write_text("x")
+    (folder / "link").symlink_to("nowhere")
+    (folder / "header" / "link").symlink_to("nowhere")
+    (folder / "header" / "folder").mkdir()
+    with Collector(settings) as collector:
+        assert_healthy(collector)
+        assert reasons(collector.deliver([b"rubbish"])) == ["header"]
