@@ -13,6 +13,7 @@ from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.index import Aside, Batch, Index, remove
 from audit_middleware.collector.index_rows import Entry, service_of
 from audit_middleware.collector.index_schema import unusable
+from audit_middleware.collector.index_seal import IndexSeal
 from audit_middleware.collector.ingest import OWN_SERVICE
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
@@ -70,7 +71,7 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
     """
     with DataFolder(settings) as folder, Logs(folder) as logs:
         remove(folder.index)
-        index = Index(folder.index)
+        index = Index(folder.index, IndexSeal(folder.seed))
         try:
             quarantine = Quarantine(folder.quarantine, settings.limits.quarantine_bytes)
             catch_up(index, logs, quarantine, settings.limits.streams_in_memory, progress)

@@ -21,7 +21,7 @@ from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.own import OwnStream, counters
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.quarantine import ADMITTED, UNDECIDED, Held, Quarantine
+from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
 from audit_middleware.collector.streams import Streams
 from audit_middleware.record import Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
@@ -52,14 +52,19 @@ class Desk:
         self._numbers: dict[str, int] = {}
 
     def open(self, name: str) -> None:
-        """Begin the collector's own stream, then admit what a new key makes verifiable."""
+        """Begin the collector's own stream, then admit what new keys or a new index make good."""
         last = self._index.last_stream_of(OWN_SERVICE)
         head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
         self._commit_own("open", self._own.opened(name, head))
-        known = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
-        known.sort(key=lambda held: (held.stream or "", held.seq or 0))
-        for start in range(0, len(known), _RECHECKED):
-            self._recheck(known[start : start + _RECHECKED])
+        held = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
+        is_judged = self._index.has_judged(self._keyring)
+        for reason in () if is_judged else REJUDGED:
+            held += self._quarantine.held_for(reason)
+        held.sort(key=lambda held: (held.stream or "", held.seq or 0))
+        for start in range(0, len(held), _RECHECKED):
+            self._recheck(held[start : start + _RECHECKED])
+        if not is_judged:
+            self._index.note_judged(self._keyring)
 
     def beat(self) -> None:
         """Say that the collector lives."""
@@ -115,12 +120,13 @@ class Desk:
         elif held is None:
             group.keep(judged, judged.reason, caller)
             group.say_quarantined(judged, judged.reason, caller.name)
-        elif held in UNDECIDED and judged.reason not in UNDECIDED and name not in group.moves:
+        elif held in REVISED and judged.reason not in {held, *UNDECIDED} and name not in group.moves:
             group.moves[name] = judged.reason
             group.say_quarantined(judged, judged.reason, caller.name)
 
     def _recheck(self, held: list[Held]) -> None:
         group = self._new_group()
+        self._judge.begin_batch()
         for item in held:
             caller = Caller(item.deliverer, frozenset(item.services), frozenset())
             judged = self._judge.judge(item.line, caller, group.log)

@@ -1,5 +1,7 @@
 """The tables of the index. Nothing in it is evidence: all of it is read from the ledgers.
 
+What the collector itself goes by, where each stream stands, is sealed row by row (`IndexSeal`).
+
 Records lie in parts of `PART_BITS` entries, each a table with indexes of its own. Keys such as trace ids come in no
 order, and in one large tree every row would dirty a page of its own; the trees of the part being filled stay small,
 so that a row costs the same at 10^5 records and at 10^7.
@@ -15,17 +17,20 @@ from typing import Final
 
 from audit_middleware.errors import StorageError
 
-VERSION: Final = 1
+VERSION: Final = 2
 PART_BITS: Final = 17
 SCHEMA: Final = """
 CREATE TABLE logs (number INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, root BLOB NOT NULL);
 CREATE TABLE streams (
     number INTEGER PRIMARY KEY, stream TEXT NOT NULL UNIQUE, service TEXT, next INTEGER NOT NULL,
-    head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL
+    head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL, seal BLOB NOT NULL
 );
-CREATE TABLE asides (stream TEXT, seq INTEGER, leaf TEXT NOT NULL, PRIMARY KEY (stream, seq)) WITHOUT ROWID;
+CREATE TABLE asides (
+    stream TEXT, seq INTEGER, leaf TEXT NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (stream, seq)
+) WITHOUT ROWID;
+CREATE TABLE judged (keyring BLOB NOT NULL);
 CREATE TABLE parts (number INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
 PART: Final = """
 CREATE TABLE records_{0} (

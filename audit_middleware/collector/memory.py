@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_schema import unusable
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.errors import StorageError
+from audit_middleware.journal.segment import peek
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url
 from audit_middleware.tlog.tiles import WIDTH
@@ -53,7 +55,10 @@ class Memory:
             aside = self._index.aside(stream, seq)
             return Known(aside.encode(), None) if aside else None
         log = self._log(found[0])
-        return Known(b64url(leaf_hash(self._entry(log, found[1]))), log)
+        line = self._entry(log, found[1])
+        if peek(line) != (stream, seq):
+            raise unusable(self._index.path, f"it places {seq} of {stream} at entry {found[1]} of {log.origin}")
+        return Known(b64url(leaf_hash(line)), log)
 
     def _entry(self, log: Log, index: int) -> bytes:
         read, first, entries = self._read

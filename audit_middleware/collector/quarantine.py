@@ -21,6 +21,12 @@ from audit_middleware.errors import StorageError
 ADMITTED: Final = "admitted"
 UNDECIDED: Final = frozenset({"unknown_key", "service", "jump"})
 """Reasons that say nothing of the line itself: the same line can get a better verdict later."""
+REVISED: Final = UNDECIDED | {"mac"}
+"""Reasons that a better one takes the place of: of a bad mac, too, the key may have been the wrong one."""
+
+REJUDGED: Final = ("mac", "sequence")
+"""Reasons that are looked at again when the keys have changed or the index was made anew."""
+
 _AT_ONCE: Final = 64  # descriptors open at once
 _NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
 
