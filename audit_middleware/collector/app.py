@@ -11,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,8 +40,7 @@ def create_app(collector: Collector) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/v1/records", routes_ingest.ingest, methods=["POST"]),
-            Route("/v1/records", routes_records.search, methods=["GET"]),
+            Route("/v1/records", _records, methods=["GET", "POST"]),
             Route(f"{_LOG}/checkpoint", routes_log.checkpoint),
             Route(f"{_LOG}/checkpoints/{{size}}", routes_log.archived),
             Route(f"{_LOG}/tile/{{path:path}}", routes_log.tile),
@@ -55,6 +56,11 @@ def create_app(collector: Collector) -> Starlette:
     app.router.redirect_slashes = False
     app.user_middleware = [Middleware(_Signature)]
     return app
+
+
+async def _records(request: Request) -> Response:
+    """Deliver or search: one route, so that a wrong method is told of both."""
+    return await (routes_ingest.ingest if request.method == "POST" else routes_records.search)(request)
 
 
 class _Signature:

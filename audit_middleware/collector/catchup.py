@@ -19,7 +19,7 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
-from audit_middleware.errors import MalformedLine
+from audit_middleware.errors import MalformedLine, StorageError
 from audit_middleware.record import Payload, Quarantined
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
@@ -69,6 +69,8 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
 
     Raises `StorageError`, or whatever opening the logs raises.
     """
+    if not (settings.data / "collector.json").is_file():
+        raise StorageError(f"{settings.data} is no data folder of a collector: it has no collector.json")
     with DataFolder(settings) as folder, Logs(folder) as logs:
         remove(folder.index)
         index = Index(folder.index, IndexSeal(folder.seed))

@@ -79,6 +79,11 @@ class Collector:
         return self._open.committer.reason if self._open else "the collector is closed"
 
     @property
+    def has_index(self) -> bool:
+        """Whether the index is where it was; without it searches fail, and deliveries go on."""
+        return self._opened.index.is_there
+
+    @property
     def logs(self) -> Logs:
         """The logs."""
         return self._opened.logs

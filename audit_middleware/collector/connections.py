@@ -12,10 +12,13 @@ from audit_middleware.collector.limits import Limits
 
 RESERVED: Final = 160  # descriptors for ledger, index, quarantine, searches, and connections just accepted
 FEWEST: Final = 8
+_BODY: Final = (
+    b'{"type":"urn:audit-ready:problem:too-many-connections","title":"Too many connections","status":503,'
+    b'"detail":"all connections are taken: come back in a second"}'
+)
 BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nAudit-Collector: 1\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: application/problem+json\r\nContent-Length: 95\r\n\r\n"
-    b'{"type":"urn:audit-ready:problem:too-many-connections","status":503,"title":"Too many clients"}'
+    b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )
 
 

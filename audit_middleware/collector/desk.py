@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,15 +21,17 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.own import OwnStream, counters
-from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
 from audit_middleware.collector.streams import Streams
+from audit_middleware.errors import BadLedger
 from audit_middleware.record import Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp
 
 _RECHECKED: Final = 1000  # lines from quarantine in one group
+_log: Final = logging.getLogger(__name__)
 _tracer: Final = trace.get_tracer("audit_middleware.collector")
 
 
@@ -104,6 +107,9 @@ class Desk:
                 self._take(judged, batch.caller, group)
         except Problem as problem:
             batch.problem = problem
+        except BadLedger as error:  # it was read to compare a line with what came before: nothing has moved
+            _log.critical("a part of the ledger cannot be read: %s", error)
+            batch.problem = busy("ledger-damaged", "what came before cannot be compared; see the log", seconds=60)
         batch.placed = range(start, group.end)
 
     def _take(self, judged: Judged, caller: Caller, group: Group) -> None:
@@ -129,7 +135,11 @@ class Desk:
         self._judge.begin_batch()
         for item in held:
             caller = Caller(item.deliverer, frozenset(item.services), frozenset())
-            judged = self._judge.judge(item.line, caller, group.log)
+            try:
+                judged = self._judge.judge(item.line, caller, group.log)
+            except BadLedger as error:
+                _log.critical("a line in quarantine cannot be judged again: %s", error)
+                continue
             self._take(judged, caller, group)
         self._finish(group)
 

@@ -6,6 +6,7 @@ written whole, so the index stands at one size of each log at any time, and the 
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index_rows import COLUMNS, Entry, Row, entry_id, row, split_id
-from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
+from audit_middleware.collector.index_schema import PART_BITS, connect, connect_to_read, make_part, prepare, unusable
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.streams import StreamState
 from audit_middleware.errors import StorageError
@@ -62,6 +63,7 @@ class Index:
         self._seal = seal
         self.failure: str | None = None
         self._writer = prepare(path)
+        self._inode = os.stat(path).st_ino
         self._reader = connect(path)  # owned by the committer; queries have connections of their own
         self._waiting: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
         self._written = threading.Condition()
@@ -98,6 +100,18 @@ class Index:
         self._thread.join()
         self._reader.close()
         self._writer.close()
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the index for a search."""
+        return connect_to_read(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that was opened still is the index: it may have been deleted while it was open."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
 
     def log_number(self, origin: str) -> int:
         """Return the number of a log, a new one if it was never indexed."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from audit_middleware.errors import StorageError
 
@@ -57,6 +58,29 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA mmap_size = 1073741824")
         connection.execute("PRAGMA wal_autocheckpoint = 16000")
     return connection
+
+
+def connect_to_read(path: Path, *, is_still: bool = False) -> sqlite3.Connection:
+    """Open an index that exists, for reading only; ``is_still`` when nobody writes to it and its folder may be sealed.
+
+    Raises ``sqlite3.Error`` when there is none: a search never makes one.
+    """
+    address = f"file:{quote(str(path))}?mode=ro"
+    connection = _open(address)
+    try:
+        connection.execute("SELECT count(*) FROM logs")
+    except sqlite3.OperationalError:
+        connection.close()
+        if not is_still:
+            raise
+        connection = _open(f"{address}&immutable=1")
+    with closed_on_error(connection):
+        connection.execute("PRAGMA mmap_size = 1073741824")
+    return connection
+
+
+def _open(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0)
 
 
 def prepare(path: Path) -> sqlite3.Connection:

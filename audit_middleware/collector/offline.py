@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from audit_middleware.collector.index_schema import connect_to_read
 from audit_middleware.collector.query import Reader, parse_query
 from audit_middleware.collector.storage.files import FileStore
 from audit_middleware.errors import ConfigurationError, StorageError
@@ -59,6 +61,10 @@ class OfflineIndex:
         self.path = path
         if not path.is_file():
             raise StorageError(f"{path} is missing: make it with `audit-ready rebuild-index --data {path.parent}`")
+
+    def connect(self) -> sqlite3.Connection:
+        """Open it for reading; nothing is written beside it either."""
+        return connect_to_read(self.path, is_still=True)
 
     def flush(self, timeout: float | None = None) -> None:
         """There is nothing to wait for."""

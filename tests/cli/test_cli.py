@@ -295,3 +295,56 @@ def test_a_page_of_a_proxy_is_neither_a_collector_nor_tampering(command):
             server.shutdown()
             thread.join()
     assert (done.returncode, "no collector does" in done.stderr) == (2, True)
+
+
+def test_keys_new_keeps_every_key_that_is_in_the_file(tmp_path):
+    file = tmp_path / "keys"
+    assert run("keys", "new", "a", "--file", str(file)).returncode == 0
+    first = file.read_text()
+    done = run("keys", "new", "a", "--file", str(file))
+    assert (done.returncode, "already" in done.stderr, file.read_text()) == (2, True, first)
+    file.write_text(first.rstrip("\n"))
+    assert run("keys", "new", "b", "--file", str(file)).returncode == 0
+    assert json.loads(run("keys", "list", "--json", AUDIT_KEY_FILE=str(file)).stdout)["kids"] == ["a", "b"]
+
+
+def test_keys_new_writes_to_regular_files_only(tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for file in (tmp_path / "fifo", tmp_path):
+        assert run("keys", "new", "a", "--file", str(file)).returncode == 2
+
+
+def test_rebuild_index_touches_no_folder_that_is_no_data_folder(tmp_path):
+    (tmp_path / "index.sqlite").write_text("precious")
+    done = run("rebuild-index", "--data", str(tmp_path), AUDIT_KEYS=KEYS)
+    assert (done.returncode, "collector.json" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.sqlite"]
+
+
+def test_rebuild_index_takes_the_guard_and_asks_for_it(tmp_path):
+    test_search_reads_a_data_folder_without_its_collector(tmp_path)
+    arguments = ["rebuild-index", "--data", str(tmp_path / "data")]
+    without = run(*arguments, AUDIT_KEYS=f"k1:{'A' * 43}")
+    assert (without.returncode, "--guard" in without.stderr) == (2, True)
+    assert run(*arguments, "--guard", str(tmp_path / "guard"), AUDIT_KEYS=f"k1:{'A' * 43}").returncode == 0
+
+
+def test_search_in_a_folder_writes_nothing_there(tmp_path):
+    test_search_reads_a_data_folder_without_its_collector(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert run("search", "--data", str(tmp_path / "data")).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+
+
+def test_a_data_folder_others_can_reach_is_told(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    command = [sys.executable, "-m", "audit_middleware", "collect", "--data", str(data), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        command, env={**os.environ, "AUDIT_KEYS": KEYS}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert f"chmod 700 {data}" in process.stderr.read()
+    assert {path.stat().st_mode & 0o077 for path in data.rglob("*")} == {0}

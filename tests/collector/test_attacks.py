@@ -340,3 +340,34 @@ def test_stray_files_in_the_quarantine_harm_nobody(settings):
     with Collector(settings) as collector:
         assert_healthy(collector)
         assert reasons(collector.deliver([b"rubbish"])) == ["header"]
+
+
+def test_a_late_retry_of_what_a_damaged_bundle_holds_stops_that_batch_only(settings):
+    app = App()
+    app.requests(300)
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+    (bundle,) = settings.data.glob("log/default/*/tile/entries/000")
+    bundle.chmod(0o600)
+    bundle.write_bytes(bundle.read_bytes().replace(b"alice", b"mallo"))
+    with Collector(settings) as collector:
+        with pytest.raises(Problem) as refused:
+            collector.deliver(app.lines[5:6])
+        assert (refused.value.status, refused.value.kind) == (503, "ledger-damaged")
+        assert_healthy(collector)
+        assert own_lines(collector, "conflict") == []
+        assert collector.deliver(app.lines[-1:]).duplicates == 1
+
+
+def test_a_bundle_that_cannot_be_read_stops_that_batch_only(settings):
+    app = App()
+    app.requests(300)
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+    (bundle,) = settings.data.glob("log/default/*/tile/entries/000")
+    bundle.unlink()
+    with Collector(settings) as collector:
+        with pytest.raises(Problem, match="compared"):
+            collector.deliver(app.lines[5:6])
+        app.request()
+        assert collector.deliver(app.lines[-1:]).accepted == 1
