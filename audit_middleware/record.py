@@ -209,6 +209,14 @@ class Quarantined(Payload, frozen=True):
 
 
 APPLICATION_TYPES: Final = frozenset({"attempt", "request", "event", "task", "call"})
+COLLECTOR_TYPES: Final = frozenset(
+    ["ingest", "gap", "conflict", "quarantine", "retention", "hold", "erasure", "access", "export", "review", "anchor"]
+)
+"""Types that stand in a collector's own stream only (wire format, section 3)."""
+
+COLLECTOR_SERVICE: Final = "audit-collector"
+"""Service of a collector's own records; nobody may deliver for it."""
+
 PAYLOADS: Final[dict[str, type[Payload]]] = {
     **dict.fromkeys(sorted(APPLICATION_TYPES), AuditRecord),
     "open": Opened,

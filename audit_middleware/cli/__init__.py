@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
+import os
 import sys
+import traceback
 from typing import Final
 
 import click
@@ -11,6 +15,9 @@ import click
 from audit_middleware._version import __version__
 from audit_middleware.errors import AuditError
 
+FAILED: Final = 2
+INTERRUPTED: Final = 130  # 128 + SIGINT
+BROKEN_PIPE: Final = 141  # 128 + SIGPIPE, as of a program that pipes kill
 COMMANDS: Final = {
     "collect": "Run the collector.",
     "config": "Check and explain settings.",
@@ -56,11 +63,58 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line and exit code 2."""
+    """Run the command line and exit; 1 is left to `verify` and `demo`, which say it themselves."""
+    code = _run()
     try:
-        cli.main(prog_name="audit-ready")
-    except AuditError as error:
-        click.echo(f"audit-ready: {error}", err=True)
-        sys.exit(2)
-    except (BrokenPipeError, KeyboardInterrupt):
-        sys.exit(130)
+        sys.stdout.flush()
+    except OSError as error:
+        code = _say(error)
+    _forget_output()
+    sys.exit(code)
+
+
+def _run() -> int:
+    stdout = sys.stdout
+    try:
+        result = cli.main(prog_name="audit-ready", standalone_mode=False)
+    except SystemExit as end:
+        # click turns a broken pipe into exit code 1, which is a verdict here, and wraps stdout to keep it quiet
+        return _code_of(end) if sys.stdout is stdout else BROKEN_PIPE
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - named containment point: whatever it was, it is no verdict
+        return _say(error)
+    return result if isinstance(result, int) else 0
+
+
+def _code_of(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    return _say(AuditError(end.code))
+
+
+def _say(error: Exception) -> int:
+    """Say an error on stderr, and as JSON on stdout where JSON was asked for; return the exit code."""
+    code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else FAILED
+    with contextlib.suppress(OSError):
+        if isinstance(error, click.ClickException):
+            error.show()
+        elif isinstance(error, AuditError | OSError):
+            click.echo(f"audit-ready: {error}", err=True)
+        else:
+            traceback.print_exception(error)
+        if "--json" in sys.argv and not isinstance(error, BrokenPipeError):
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            click.echo(json.dumps({"error": message or type(error).__name__, "exit_code": code}))
+    return code
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from flushing once more what could not be written."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
+    os.close(null)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def command(
     texts: dict[str, Any] = {key: str(value) for key, value in explicit.items() if value is not None}
     settings = read_settings(file, **texts)
     set_up_telemetry("audit-collector")
+    os.umask(0o077)  # records name people
+    if settings.data.is_dir() and settings.data.stat().st_mode & 0o077:
+        click.echo(f"audit-ready: other users can reach {settings.data}: chmod 700 {settings.data}", err=True)
     if settings.keyring.is_development:
         click.echo("audit-ready: using the development key; what it seals is no evidence", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from audit_middleware import config
 from audit_middleware.cli.output import json_option, print_json
 from audit_middleware.errors import ConfigurationError
-from audit_middleware.sealing.keys import new_key
+from audit_middleware.sealing.keys import has_kid, new_key, read_private
 
 
 @click.group("keys")
@@ -29,7 +30,7 @@ def new(kid: str, file: Path | None, as_json: bool) -> None:
     """
     key = new_key(kid)
     if file is not None:
-        _append(file, key)
+        _append(file, kid, key)
         key = f"{kid} appended to {file}"
     if as_json:
         print_json({"kid": kid, "file": str(file)} if file else {"kid": kid, "key": key})
@@ -50,12 +51,15 @@ def list_(as_json: bool) -> None:
         click.echo(f"{name}{'  (seals)' if name == keys.newest else ''}")
 
 
-def _append(file: Path, key: str) -> None:
+def _append(file: Path, kid: str, key: str) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(os.open(file, flags, 0o600), "r+b", buffering=0) as keys:
+            fcntl.flock(keys, fcntl.LOCK_EX)
+            text = read_private(keys.fileno(), file)
+            if has_kid(text, kid, origin=str(file)):
+                raise ConfigurationError(f"key file {file} has a key {kid!r} already: choose another name")
+            is_cut = bool(text) and not text.endswith("\n")
+            keys.write(f"{chr(10) * is_cut}{key}\n".encode())
     except OSError as error:
         raise ConfigurationError(f"key file {file}: {error.strerror}") from error
-    with open(descriptor, "a", encoding="ascii") as keys:
-        if os.fstat(descriptor).st_mode & 0o077:
-            raise ConfigurationError(f"key file {file} can be read by others: chmod 600 {file}")
-        keys.write(key + "\n")

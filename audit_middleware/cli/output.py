@@ -23,14 +23,14 @@ def print_json(value: object) -> None:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print columns as wide as their contents, without control characters."""
-    cells = [[_printable(cell) for cell in row] for row in (head, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _printable(cell: object) -> str:
-    """A record holds what clients sent: a terminal must not obey it."""
+def printable(cell: object) -> str:
+    """Return text without control characters: a record holds what clients sent, and a terminal must not obey it."""
     return "".join(letter if letter.isprintable() else "�" for letter in str(cell))
 
 

@@ -14,8 +14,9 @@ from audit_middleware.cli.output import json_option, print_json, progress
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Data folder."
 )
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with settings.")
+@click.option("--guard", type=click.Path(path_type=Path), help="The second place that the collector uses.")
 @json_option
-def command(data: Path, file: Path | None, as_json: bool) -> None:
+def command(data: Path, file: Path | None, guard: Path | None, as_json: bool) -> None:
     """Build the search index of a data folder anew from its ledger; no collector may run on it."""
     from audit_middleware.collector.catchup import rebuild_index
     from audit_middleware.collector.settings import read_settings
@@ -28,7 +29,7 @@ def command(data: Path, file: Path | None, as_json: bool) -> None:
         advance(done, total)
 
     with progress("indexing", is_quiet=as_json) as advance:
-        rebuild_index(read_settings(file, data=str(data)), note)
+        rebuild_index(read_settings(file, data=str(data), guard=str(guard) if guard else None), note)
     if as_json:
         print_json({"data": str(data), "entries": entries})
     else:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from audit_middleware.cli.ledgers import Target, Trust, read_vkeys
 from audit_middleware.errors import ConfigurationError, DeliveryError
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.reader import LogReader
-from audit_middleware.verify.ledger import Log
+from audit_middleware.verify.ledger import Log, Scope
+from audit_middleware.verify.rollback import KeptCheckpoint
 
 if TYPE_CHECKING:
     import httpx
+
+
+SIGNATURE: Final = "Audit-Collector"
+"""Header of every answer of a collector (wire format, section 5); a proxy's page has it not."""
 
 
 class Remote:
@@ -23,7 +32,10 @@ class Remote:
 
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self.url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30.0)
+        try:
+            self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30.0)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConfigurationError(f"{url} is no URL of a collector: {error}") from error
 
     def get(self, path: str, parameters: Mapping[str, Any] | None = None) -> httpx.Response | None:
         """Return the answer to a GET, None for 404; raise `DeliveryError` for anything but success."""
@@ -31,8 +43,12 @@ class Remote:
 
         try:
             response = self._client.get(path, params=parameters)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise DeliveryError(f"{self.url} does not answer: {error}") from error
+        if SIGNATURE not in response.headers:
+            raise DeliveryError(
+                f"{self.url}{path} answers {response.status_code}, but no collector does: {response.text[:200]!r}"
+            )
         if response.status_code == 404:  # noqa: PLR2004 - HTTP status
             return None
         if not response.is_success:
@@ -47,17 +63,17 @@ class RemoteLogs:
     def __init__(self, url: str, *, token: str | None) -> None:
         self._remote = Remote(url, token=token)
 
-    def logs(self, pinned: tuple[str, ...]) -> list[Log]:
-        """Return every log the collector names; pinned keys must be among its keys, or it is another log."""
+    def target(self, trust: Trust, kept: Sequence[KeptCheckpoint]) -> Target:
+        """Return every log the collector names, each to be signed by a trusted key."""
         answer = self._remote.get("/log.vkey")
-        offered = answer.text.split() if answer is not None else []
+        offered = read_vkeys(answer.content, f"{self._remote.url}/log.vkey") if answer is not None else []
         if not offered:
             raise ConfigurationError(f"{self._remote.url} names no log key: is it a collector?")
-        for vkey in pinned:
-            if vkey not in offered:
-                raise ConfigurationError(f"{self._remote.url} has no log of the pinned key {vkey}")
-        verifiers = [Verifier.parse(vkey) for vkey in pinned or offered]
-        return [self._log(verifier) for verifier in sorted(verifiers, key=lambda each: each.name)]
+        trusted = {verifier.public: verifier for verifier in trust.keys(offered)}
+        keys = [trusted.get(verifier.public) or next(iter(trusted.values())) for verifier in offered]
+        verifiers = [replace(key, name=verifier.name) for key, verifier in zip(keys, offered, strict=True)]
+        logs = [self._log(verifier) for verifier in sorted(verifiers, key=lambda each: each.name)]
+        return Target(logs, Scope([verifier.name for verifier in trust.explicit], kept))
 
     def _log(self, verifier: Verifier) -> Log:
         name = "/".join(verifier.name.split("/")[-2:])
@@ -75,12 +91,26 @@ def pages(remote: Remote, parameters: Mapping[str, Any], limit: int) -> Iterator
     while limit > 0:
         query = {**parameters, "limit": min(limit, 500)} | ({"cursor": cursor} if cursor else {})
         answer = remote.get("/v1/records", query)
-        page = answer.json() if answer is not None else {"records": [], "next": None}
-        yield from page["records"]
-        limit -= len(page["records"])
-        cursor = page["next"]
+        page = _page(remote, answer)
+        yield from page.records
+        limit -= len(page.records)
+        cursor = page.next
         if cursor is None:
             return
+
+
+class _Page(msgspec.Struct):
+    records: list[dict[str, Any]] = []
+    next: str | None = None
+
+
+def _page(remote: Remote, answer: httpx.Response | None) -> _Page:
+    if answer is None:
+        return _Page()
+    try:
+        return msgspec.json.decode(answer.content, type=_Page)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DeliveryError(f"{remote.url} answers a search with something else: {error}") from error
 
 
 def collector_url(url: str | None) -> str:

@@ -9,30 +9,46 @@ from pathlib import Path
 
 import click
 
-from audit_middleware.cli.output import json_option, keyring, print_json, progress
+from audit_middleware import config
+from audit_middleware.cli.ledgers import Trust, folder_target
+from audit_middleware.cli.output import json_option, keyring, print_json, printable, progress
 from audit_middleware.cli.remote import RemoteLogs
 from audit_middleware.errors import AuditError, ConfigurationError
-from audit_middleware.tlog.note import Verifier
-from audit_middleware.tlog.reader import LogReader, ReadFile
+from audit_middleware.tlog.note import MAX_NOTE
 from audit_middleware.verify import Report, Severity, verify_logs, verify_spool
-from audit_middleware.verify.ledger import Log
-from audit_middleware.verify.report import Progress
+from audit_middleware.verify.report import Finding, Progress
+from audit_middleware.verify.rollback import KeptCheckpoint
 
 SHOWN = 50
+SHOWN_OF_A_RULE = 5
 _WORDS = {Severity.TAMPERING: "TAMPERING", Severity.UNCHECKED: "UNCHECKED", Severity.NOTE: "note"}
+_HINTS = {"unknown_key": "set AUDIT_KEY_FILE or AUDIT_KEYS to the key that sealed them"}
 
 
 @click.command("verify")
 @click.argument("target", metavar="PATH_OR_URL")
-@click.option("--vkey", "vkeys", multiple=True, help="Verifier key to trust (default: log.vkey beside the ledger).")
+@click.option(
+    "--vkey",
+    "vkeys",
+    multiple=True,
+    help="Verifier key to trust; its log has to be there (default: AUDIT_LOG_KEYS, else log.vkey beside the ledger).",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint kept from earlier; its log has to extend it. May be given several times.",
+)
 @json_option
-def command(target: str, vkeys: tuple[str, ...], as_json: bool) -> None:
+def command(target: str, vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], as_json: bool) -> None:
     """Verify a spool, a ledger (its data folder or one log), or a collector by its URL.
 
     Says which line breaks which rule, and what that means. An unknown key is unverifiable and a crash is unclosed:
-    neither is tampering. Exit 0 good, 1 evidence of tampering, 2 something could not be checked.
+    neither is tampering. An older copy put back whole looks good in itself: only --checkpoint, the guard and the
+    shippers find it. Exit 0 good, 1 evidence of tampering, 2 something could not be checked.
     """
-    run = _verification(target, vkeys)
+    run = _verification(target, vkeys, [_kept(file) for file in checkpoints])
     with progress("verifying", is_quiet=as_json) as advance:
         try:
             report = run(advance)
@@ -42,57 +58,27 @@ def command(target: str, vkeys: tuple[str, ...], as_json: bool) -> None:
     sys.exit(report.exit_code)
 
 
-def _verification(target: str, vkeys: tuple[str, ...]) -> Callable[[Progress], Report]:
+def _verification(target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint]) -> Callable[[Progress], Report]:
     keys = keyring()
-    if target.startswith(("http://", "https://")):
-        remote = RemoteLogs(target, token=os.environ.get("AUDIT_TOKEN"))
-        logs = remote.logs(vkeys)
-        return lambda advance: verify_logs(logs, keys, advance)
+    trust = Trust.parse(vkeys, config.load().log_keys)
     path = Path(target)
-    if (path / "streams").is_dir():
+    if target.startswith(("http://", "https://")):
+        found = RemoteLogs(target, token=os.environ.get("AUDIT_TOKEN")).target(trust, kept)
+    elif (path / "streams").is_dir():
+        if kept:
+            raise ConfigurationError(f"{path} is a spool: --checkpoint is for a ledger or a collector")
         return lambda advance: verify_spool(path, keys, advance)
-    folders = log_folders(path)
-    if not folders:
-        raise ConfigurationError(f"{path} holds neither a spool (streams/) nor a ledger (checkpoint, or log/)")
-    verifiers = [Verifier.parse(vkey) for vkey in vkeys or _keys_beside(path)]
-    logs = [Log(name, _reader(folder, verifiers)) for name, folder in folders]
-    return lambda advance: verify_logs(logs, keys, advance)
-
-
-def log_folders(path: Path) -> list[tuple[str, Path]]:
-    """Return the logs of a data folder as (class/period, folder), oldest period first; a log folder is itself one."""
-    if (path / "tile").is_dir() or (path / "checkpoint").exists():
-        return [(path.name, path)]
-    root = path / "log" if (path / "log").is_dir() else path
-    found = [folder for folder in root.glob("*/*") if (folder / "tile").is_dir() or (folder / "checkpoint").exists()]
-    return [("/".join(folder.parts[-2:]), folder) for folder in sorted(found, key=lambda folder: folder.name)]
-
-
-def _keys_beside(path: Path) -> list[str]:
-    for folder in (path, *path.resolve().parents[:4]):
-        if (folder / "log.vkey").is_file():
-            return (folder / "log.vkey").read_text(encoding="utf-8").split()
-    raise ConfigurationError(f"no log.vkey beside {path}: give the log's verifier key with --vkey")
-
-
-def _reader(folder: Path, verifiers: list[Verifier]) -> LogReader:
-    """A log is read with the key that bears the name its checkpoint claims; the signature decides."""
-    checkpoint = folder / "checkpoint"
-    origin = checkpoint.read_text(encoding="utf-8").partition("\n")[0] if checkpoint.is_file() else ""
-    verifier = next((each for each in verifiers if each.name == origin), verifiers[0])
-    return LogReader(folder_reader(folder), verifier)
-
-
-def folder_reader(folder: Path) -> ReadFile:
-    """Return a function that reads the files of a log's folder, None for one that is not there."""
-
-    def read(key: str) -> bytes | None:
+    else:
         try:
-            return (folder / key).read_bytes()
-        except FileNotFoundError:
-            return None
+            found = folder_target(path, trust, kept)
+        except OSError as error:
+            raise ConfigurationError(f"{path} could not be verified: {error}") from error
+    return lambda advance: verify_logs(found.logs, keys, advance, scope=found.scope)
 
-    return read
+
+def _kept(file: Path) -> KeptCheckpoint:
+    with open(file, "rb") as note:
+        return KeptCheckpoint(str(file), note.read(MAX_NOTE))
 
 
 def _print_json(report: Report) -> None:
@@ -108,13 +94,26 @@ def _print_json(report: Report) -> None:
 
 def _print(report: Report, target: str) -> None:
     shown = sorted(report.findings, key=lambda finding: list(Severity).index(finding.severity))
-    for finding in shown[:SHOWN]:
-        click.echo(f"{_WORDS[finding.severity]} {finding.rule}: {finding.where}")
-        click.echo(f"    {finding.message}")
-        click.echo(f"    which means: {finding.meaning}")
-    hidden = sum(report.by_severity.values()) - min(len(shown), SHOWN)
-    if hidden:
-        click.echo(f"... and {hidden} more; --json lists them")
+    groups: dict[tuple[Severity, str], list[Finding]] = {}
+    for finding in shown:
+        groups.setdefault((finding.severity, finding.rule), []).append(finding)
+    room = SHOWN
+    for (severity, rule), findings in groups.items():
+        number = report.by_rule[severity, rule]
+        part = findings[: min(room, 1 if rule in _HINTS else SHOWN_OF_A_RULE)]
+        room -= len(part)
+        for finding in part:
+            _print_finding(finding)
+        if number > len(part):
+            click.echo(f"{_WORDS[severity]} {rule}: {number - len(part)} more like this; --json lists them")
+        if rule in _HINTS:
+            click.echo(f"    what to do: {_HINTS[rule]}")
     looked = ", ".join(f"{number} {what}" for what, number in report.counts.items())
     verdict = {0: "good", 1: "EVIDENCE OF TAMPERING", 2: "could not be checked completely"}[report.exit_code]
     click.echo(f"{target}: {looked or 'nothing there'}: {verdict}")
+
+
+def _print_finding(finding: Finding) -> None:
+    click.echo(f"{_WORDS[finding.severity]} {finding.rule}: {printable(finding.where)}")
+    click.echo(f"    {printable(finding.message)}")
+    click.echo(f"    which means: {finding.meaning}")

@@ -11,12 +11,14 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.problems import Problem, busy, problem_response
 from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem
 
 START_WAIT: Final = 2.0  # seconds; an index that takes longer is caught up while the port is open, and red
@@ -38,8 +40,7 @@ def create_app(collector: Collector) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/v1/records", routes_ingest.ingest, methods=["POST"]),
-            Route("/v1/records", routes_records.search, methods=["GET"]),
+            Route("/v1/records", _records, methods=["GET", "POST"]),
             Route(f"{_LOG}/checkpoint", routes_log.checkpoint),
             Route(f"{_LOG}/checkpoints/{{size}}", routes_log.archived),
             Route(f"{_LOG}/tile/{{path:path}}", routes_log.tile),
@@ -57,6 +58,11 @@ def create_app(collector: Collector) -> Starlette:
     return app
 
 
+async def _records(request: Request) -> Response:
+    """Deliver or search: one route, so that a wrong method is told of both."""
+    return await (routes_ingest.ingest if request.method == "POST" else routes_records.search)(request)
+
+
 class _Signature:
     """Adds ``Audit-Collector: 1`` to every response, so that no proxy's 200 is taken for a receipt."""
 
@@ -64,9 +70,17 @@ class _Signature:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
         async def signed(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 MutableHeaders(scope=message)[SIGNATURE] = "1"
             await send(message)
 
-        await self._app(scope, receive, signed)
+        try:
+            await self._app(scope, receive, signed)
+        except asyncio.CancelledError:  # only a server that ends cancels a request, and that is nobody's failure
+            if not has_started:
+                await problem_response(busy("collector-closed", "the collector ends"))(scope, receive, signed)

@@ -48,6 +48,12 @@ class Caller:
         """Say whether a line of ``service`` may come from this caller."""
         return EVERY in self.services or service in self.services
 
+    def require_every_service(self) -> None:
+        """Raise `Problem` 403 unless the caller may see every service."""
+        if EVERY not in self.services:
+            detail = f"token {self.name!r} is for some services only, a log holds those of all: search instead"
+            raise Problem(403, "service-missing", detail)
+
     def require(self, role: Role) -> None:
         """Raise `Problem` 403 unless the caller has ``role``."""
         if role not in self.roles:

@@ -13,12 +13,13 @@ from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.index import Aside, Batch, Index, remove
 from audit_middleware.collector.index_rows import Entry, service_of
 from audit_middleware.collector.index_schema import unusable
+from audit_middleware.collector.index_seal import IndexSeal
 from audit_middleware.collector.ingest import OWN_SERVICE
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
-from audit_middleware.errors import MalformedLine
+from audit_middleware.errors import MalformedLine, StorageError
 from audit_middleware.record import Payload, Quarantined
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
@@ -68,9 +69,11 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
 
     Raises `StorageError`, or whatever opening the logs raises.
     """
+    if not (settings.data / "collector.json").is_file():
+        raise StorageError(f"{settings.data} is no data folder of a collector: it has no collector.json")
     with DataFolder(settings) as folder, Logs(folder) as logs:
         remove(folder.index)
-        index = Index(folder.index)
+        index = Index(folder.index, IndexSeal(folder.seed))
         try:
             quarantine = Quarantine(folder.quarantine, settings.limits.quarantine_bytes)
             catch_up(index, logs, quarantine, settings.limits.streams_in_memory, progress)
@@ -111,7 +114,7 @@ class _Replay:
         payload = parse_rec(line, frame)
         stream = self._move(frame, b64url(leaf))
         stream.service = stream.service or service_of(payload)
-        self._pass_over(payload)
+        self._pass_over(payload, stream)
         return Entry(stream.number, frame, payload)
 
     def _move(self, frame: Frame, leaf: bytes) -> Stream:
@@ -120,9 +123,9 @@ class _Replay:
             self._streams.move(stream, frame, leaf)
         return stream
 
-    def _pass_over(self, payload: Payload) -> None:
+    def _pass_over(self, payload: Payload, speaker: Stream) -> None:
         """Follow a line that is in quarantine with a good seal; the collector's own record says that it is."""
-        if not isinstance(payload, Quarantined) or payload.service != OWN_SERVICE:
+        if not isinstance(payload, Quarantined) or {payload.service, speaker.service} != {OWN_SERVICE}:
             return
         if payload.reason not in PASSED_OVER or payload.state != "kept":
             return

@@ -16,6 +16,7 @@ from audit_middleware.collector.desk import Desk
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch
 from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_seal import IndexSeal
 from audit_middleware.collector.logs import Logs
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.problems import busy
@@ -78,6 +79,11 @@ class Collector:
         return self._open.committer.reason if self._open else "the collector is closed"
 
     @property
+    def has_index(self) -> bool:
+        """Whether the index is where it was; without it searches fail, and deliveries go on."""
+        return self._opened.index.is_there
+
+    @property
     def logs(self) -> Logs:
         """The logs."""
         return self._opened.logs
@@ -135,7 +141,7 @@ class _Open:
             self.logs = Logs(self.folder)
             self.logs.publish_vkeys()
             self.quarantine = Quarantine(self.folder.quarantine, settings.limits.quarantine_bytes)
-            self.index = Index(self.folder.index)
+            self.index = Index(self.folder.index, IndexSeal(self.folder.seed))
         except BaseException:
             self._close_files()
             raise

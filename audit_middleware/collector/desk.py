@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,15 +21,17 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.own import OwnStream, counters
-from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.quarantine import ADMITTED, UNDECIDED, Held, Quarantine
+from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
 from audit_middleware.collector.streams import Streams
+from audit_middleware.errors import BadLedger
 from audit_middleware.record import Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp
 
 _RECHECKED: Final = 1000  # lines from quarantine in one group
+_log: Final = logging.getLogger(__name__)
 _tracer: Final = trace.get_tracer("audit_middleware.collector")
 
 
@@ -52,14 +55,19 @@ class Desk:
         self._numbers: dict[str, int] = {}
 
     def open(self, name: str) -> None:
-        """Begin the collector's own stream, then admit what a new key makes verifiable."""
+        """Begin the collector's own stream, then admit what new keys or a new index make good."""
         last = self._index.last_stream_of(OWN_SERVICE)
         head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
         self._commit_own("open", self._own.opened(name, head))
-        known = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
-        known.sort(key=lambda held: (held.stream or "", held.seq or 0))
-        for start in range(0, len(known), _RECHECKED):
-            self._recheck(known[start : start + _RECHECKED])
+        held = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
+        is_judged = self._index.has_judged(self._keyring)
+        for reason in () if is_judged else REJUDGED:
+            held += self._quarantine.held_for(reason)
+        held.sort(key=lambda held: (held.stream or "", held.seq or 0))
+        for start in range(0, len(held), _RECHECKED):
+            self._recheck(held[start : start + _RECHECKED])
+        if not is_judged:
+            self._index.note_judged(self._keyring)
 
     def beat(self) -> None:
         """Say that the collector lives."""
@@ -99,6 +107,9 @@ class Desk:
                 self._take(judged, batch.caller, group)
         except Problem as problem:
             batch.problem = problem
+        except BadLedger as error:  # it was read to compare a line with what came before: nothing has moved
+            _log.critical("a part of the ledger cannot be read: %s", error)
+            batch.problem = busy("ledger-damaged", "what came before cannot be compared; see the log", seconds=60)
         batch.placed = range(start, group.end)
 
     def _take(self, judged: Judged, caller: Caller, group: Group) -> None:
@@ -115,15 +126,20 @@ class Desk:
         elif held is None:
             group.keep(judged, judged.reason, caller)
             group.say_quarantined(judged, judged.reason, caller.name)
-        elif held in UNDECIDED and judged.reason not in UNDECIDED and name not in group.moves:
+        elif held in REVISED and judged.reason not in {held, *UNDECIDED} and name not in group.moves:
             group.moves[name] = judged.reason
             group.say_quarantined(judged, judged.reason, caller.name)
 
     def _recheck(self, held: list[Held]) -> None:
         group = self._new_group()
+        self._judge.begin_batch()
         for item in held:
             caller = Caller(item.deliverer, frozenset(item.services), frozenset())
-            judged = self._judge.judge(item.line, caller, group.log)
+            try:
+                judged = self._judge.judge(item.line, caller, group.log)
+            except BadLedger as error:
+                _log.critical("a line in quarantine cannot be judged again: %s", error)
+                continue
             self._take(judged, caller, group)
         self._finish(group)
 

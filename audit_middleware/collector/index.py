@@ -6,6 +6,7 @@ written whole, so the index stands at one size of each log at any time, and the 
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index_rows import COLUMNS, Entry, Row, entry_id, row, split_id
-from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
+from audit_middleware.collector.index_schema import PART_BITS, connect, connect_to_read, make_part, prepare, unusable
+from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.streams import StreamState
 from audit_middleware.errors import StorageError
+from audit_middleware.sealing.keys import Keyring
 
 MAX_WAITING: Final = 16  # batches; beyond that the committer waits for the index
 CHUNK: Final = 1000  # rows a statement: one step without the GIL, and fewer variables than SQLite allows
@@ -28,7 +31,8 @@ _SPAN: Final = (
     "INSERT INTO parts VALUES (?, ?, ?) ON CONFLICT (number)"
     " DO UPDATE SET oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)"
 )
-_STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ASIDE: Final = "INSERT OR IGNORE INTO asides VALUES (?, ?, ?, ?)"
 
 
 class Aside(NamedTuple):
@@ -54,10 +58,12 @@ class Batch(NamedTuple):
 class Index:
     """The index of all logs of one collector. `put` hands over; a failure shows in `failure` and at `flush`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seal: IndexSeal) -> None:
         self.path = path
+        self._seal = seal
         self.failure: str | None = None
         self._writer = prepare(path)
+        self._inode = os.stat(path).st_ino
         self._reader = connect(path)  # owned by the committer; queries have connections of their own
         self._waiting: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
         self._written = threading.Condition()
@@ -95,6 +101,18 @@ class Index:
         self._reader.close()
         self._writer.close()
 
+    def connect(self) -> sqlite3.Connection:
+        """Open the index for a search."""
+        return connect_to_read(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that was opened still is the index: it may have been deleted while it was open."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
     def log_number(self, origin: str) -> int:
         """Return the number of a log, a new one if it was never indexed."""
         known = self._one("SELECT number FROM logs WHERE origin = ?", origin)
@@ -110,17 +128,41 @@ class Index:
 
     def load_stream(self, stream: str) -> StreamState | None:
         """Return the state of a stream; the caller sees to it that it is written."""
-        state = self._one("SELECT * FROM streams WHERE stream = ?", stream)
-        return StreamState(*state) if state else None
+        return self._state(self._one("SELECT * FROM streams WHERE stream = ?", stream), stream)
 
     def last_stream_of(self, service: str) -> StreamState | None:
         """Return the newest stream of a service."""
-        state = self._one("SELECT * FROM streams WHERE service = ? ORDER BY number DESC LIMIT 1", service)
-        return StreamState(*state) if state else None
+        return self._state(
+            self._one("SELECT * FROM streams WHERE service = ? ORDER BY number DESC LIMIT 1", service), service
+        )
+
+    def _state(self, row: Row | None, name: str) -> StreamState | None:
+        if row is None:
+            return None
+        *values, seal = row
+        state = StreamState(*values)
+        if not is_sealed(seal, self._seal.stream(state)):
+            raise unusable(self.path, f"what it says of stream {name} was changed")
+        return state
 
     def stream_totals(self) -> tuple[int, int]:
-        """Return the first unused stream number, and how many gaps are open."""
-        return self._one("SELECT coalesce(max(number), 0) + 1, coalesce(sum(open_gaps), 0) FROM streams") or (1, 0)
+        """Return the first unused stream number, and how many gaps are open; streams are numbered without a hole."""
+        sql = "SELECT count(*), coalesce(max(number), 0), coalesce(sum(open_gaps), 0) FROM streams"
+        count, highest, gaps = self._one(sql) or (0, 0, 0)
+        if count != highest:
+            raise unusable(self.path, f"it has {count} of {highest} streams")
+        return highest + 1, gaps
+
+    def has_judged(self, keyring: Keyring) -> bool:
+        """Say whether the lines in quarantine were judged with these keys since the index was made."""
+        found = self._one("SELECT keyring FROM judged")
+        return found is not None and is_sealed(found[0], self._seal.keyring(keyring))
+
+    def note_judged(self, keyring: Keyring) -> None:
+        """Remember that they were."""
+        self.flush()
+        self._all("DELETE FROM judged")
+        self._all("INSERT INTO judged VALUES (?)", self._seal.keyring(keyring))
 
     def locate(self, stream: str, seq: int) -> tuple[int, int] | None:
         """Return log number and entry index of the line (stream, seq)."""
@@ -136,8 +178,13 @@ class Index:
 
     def aside(self, stream: str, seq: int) -> str | None:
         """Return the leaf of the line with a good seal that was set aside at (stream, seq)."""
-        found = self._one("SELECT leaf FROM asides WHERE stream = ? AND seq = ?", stream, seq)
-        return found[0] if found else None
+        found = self._one("SELECT leaf, seal FROM asides WHERE stream = ? AND seq = ?", stream, seq)
+        if found is None:
+            return None
+        leaf: str = found[0]
+        if not is_sealed(found[1], self._seal.aside(stream, seq, leaf)):
+            raise unusable(self.path, f"what it says of {seq} of {stream} was changed")
+        return leaf
 
     def _one(self, sql: str, *values: object) -> Row | None:
         return next(iter(self._all(sql, *values)), None)
@@ -155,7 +202,7 @@ class Index:
             running = batches[-1] is not None
             try:
                 if self.failure is None:
-                    write(self._writer, [batch for batch in batches if batch is not None])
+                    write(self._writer, [batch for batch in batches if batch is not None], self._seal)
             except Exception as error:  # noqa: BLE001 - named containment point: kept, and raised by the next flush
                 self.failure = f"{type(error).__name__}: {error}"
             with self._written:
@@ -173,15 +220,15 @@ class Index:
         return batches
 
 
-def write(connection: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+def write(connection: sqlite3.Connection, batches: Sequence[Batch], seal: IndexSeal) -> None:
     """Write batches in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for batch in batches:
             first = entry_id(batch.log, batch.first)
             _insert(connection, [row(number, entry) for number, entry in enumerate(batch.entries, first)])
-            connection.executemany(_STREAM, batch.streams)
-            connection.executemany("INSERT OR IGNORE INTO asides VALUES (?, ?, ?)", batch.asides)
+            connection.executemany(_STREAM, [(*state, seal.stream(state)) for state in batch.streams])
+            connection.executemany(_ASIDE, [(*aside, seal.aside(*aside)) for aside in batch.asides])
             place = (batch.log, batch.origin, batch.first + len(batch.entries), batch.root)
             connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", place)
         connection.execute("COMMIT")

@@ -1,5 +1,7 @@
 """The tables of the index. Nothing in it is evidence: all of it is read from the ledgers.
 
+What the collector itself goes by, where each stream stands, is sealed row by row (`IndexSeal`).
+
 Records lie in parts of `PART_BITS` entries, each a table with indexes of its own. Keys such as trace ids come in no
 order, and in one large tree every row would dirty a page of its own; the trees of the part being filled stay small,
 so that a row costs the same at 10^5 records and at 10^7.
@@ -12,20 +14,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from audit_middleware.errors import StorageError
 
-VERSION: Final = 1
+VERSION: Final = 2
 PART_BITS: Final = 17
 SCHEMA: Final = """
 CREATE TABLE logs (number INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, root BLOB NOT NULL);
 CREATE TABLE streams (
     number INTEGER PRIMARY KEY, stream TEXT NOT NULL UNIQUE, service TEXT, next INTEGER NOT NULL,
-    head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL
+    head TEXT NOT NULL, gaps TEXT NOT NULL, open_gaps INTEGER NOT NULL, closed INTEGER NOT NULL, seal BLOB NOT NULL
 );
-CREATE TABLE asides (stream TEXT, seq INTEGER, leaf TEXT NOT NULL, PRIMARY KEY (stream, seq)) WITHOUT ROWID;
+CREATE TABLE asides (
+    stream TEXT, seq INTEGER, leaf TEXT NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (stream, seq)
+) WITHOUT ROWID;
+CREATE TABLE judged (keyring BLOB NOT NULL);
 CREATE TABLE parts (number INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
 PART: Final = """
 CREATE TABLE records_{0} (
@@ -52,6 +58,29 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA mmap_size = 1073741824")
         connection.execute("PRAGMA wal_autocheckpoint = 16000")
     return connection
+
+
+def connect_to_read(path: Path, *, is_still: bool = False) -> sqlite3.Connection:
+    """Open an index that exists, for reading only; ``is_still`` when nobody writes to it and its folder may be sealed.
+
+    Raises ``sqlite3.Error`` when there is none: a search never makes one.
+    """
+    address = f"file:{quote(str(path))}?mode=ro"
+    connection = _open(address)
+    try:
+        connection.execute("SELECT count(*) FROM logs")
+    except sqlite3.OperationalError:
+        connection.close()
+        if not is_still:
+            raise
+        connection = _open(f"{address}&immutable=1")
+    with closed_on_error(connection):
+        connection.execute("PRAGMA mmap_size = 1073741824")
+    return connection
+
+
+def _open(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0)
 
 
 def prepare(path: Path) -> sqlite3.Connection:

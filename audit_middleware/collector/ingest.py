@@ -16,15 +16,14 @@ from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.streams import GapEvent, Stream, Streams
 from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
-from audit_middleware.record import Payload
+from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Payload
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import BLOCK_BITS, MAX_STEPS, Frame, SealVerifier, leaf_hash, parse_frame
 from audit_middleware.sealing.stream import Step
 from audit_middleware.sealing.text import b64url
 
-OWN_SERVICE: Final = "audit-collector"
-"""Service of the collector's own records; nobody may deliver for it."""
+OWN_SERVICE: Final = COLLECTOR_SERVICE
 
 _CLAIM: Final = re.compile(
     rb'\{"v":1,"kid":"[A-Za-z0-9._-]{1,32}","stream":"([A-Za-z0-9_-]{21}[AQgw])","seq":(0|[1-9][0-9]{0,15}),'
@@ -144,7 +143,7 @@ class Judge:
     def _payload(self, line: bytes, name: bytes, frame: Frame, stream: Stream) -> Payload:
         """Parse a line whose seal is good; if that fails the chain goes on behind it, though no ledger has it."""
         try:
-            return parse_rec(line, frame)
+            return _parsed(line, frame)
         except MalformedLine:
             leaf = name.decode()
             self._quarantine.reserve(leaf, len(line))
@@ -152,6 +151,13 @@ class Judge:
             self._memory.remember(frame.stream, frame.seq, name, None)
             self.asides.append(Aside(frame.stream, frame.seq, leaf))
             raise
+
+
+def _parsed(line: bytes, frame: Frame) -> Payload:
+    """Parse what an application may say."""
+    if frame.type in COLLECTOR_TYPES:
+        raise MalformedLine(f"{frame.type}: only a collector says that", line=line, rule="schema")
+    return parse_rec(line, frame)
 
 
 def claimed_place(line: bytes) -> tuple[str, int] | None:

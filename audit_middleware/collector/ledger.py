@@ -229,7 +229,7 @@ class Ledger:
         if note is None and guard is None and write_ahead is None:
             self._require_empty_store()
             guard = signed
-        pending = settle(signed, guard, write_ahead, where=self._folder.path)
+        pending = settle(signed, guard, write_ahead, where=self._folder.path, second=self._folder.second)
         if note is None:
             self._publish(signed)
         else:

@@ -18,7 +18,12 @@ from audit_middleware.tlog.note import Verifier
 
 
 def settle(
-    signed: Checkpoint, guard: Checkpoint | None, write_ahead: WriteAhead | None, *, where: Path
+    signed: Checkpoint,
+    guard: Checkpoint | None,
+    write_ahead: WriteAhead | None,
+    *,
+    where: Path,
+    second: Path | None = None,
 ) -> WriteAhead | None:
     """Return the commit to replay, None when the last one was finished.
 
@@ -33,11 +38,14 @@ def settle(
     Raises:
         RollbackDetected: with the sizes and how to go on.
     """
+    at = f" at {second}" if second else ""
     pending = write_ahead if write_ahead is not None and write_ahead.first == signed.size else None
     if guard is None or guard.size < signed.size:
+        found = f"at {guard.size}" if guard else "missing"
         raise RollbackDetected(
-            f"{where} is at size {signed.size}, its guard at {guard.size if guard else 'none'}: the guard was "
-            "lost or put back. If nothing larger was ever signed, copy the file 'checkpoint' over the guard"
+            f"{where} is at size {signed.size}, its guard{at} {found}. If the collector runs with --guard or "
+            "AUDIT_COLLECTOR_GUARD, or as another user, give the same here: that guard is the one that counts. Only if "
+            "it is lost, and nobody keeps a larger checkpoint, copy the file 'checkpoint' over the guard"
         )
     if guard.size == signed.size and guard.root != signed.root:
         raise RollbackDetected(
@@ -78,6 +86,11 @@ class LedgerFolder:
                 f"{path} is open for writing in another process; a ledger has one writer. Stop the other "
                 "collector, or give this one a --data folder of its own"
             ) from error
+
+    @property
+    def second(self) -> Path:
+        """Where the guard lies."""
+        return self._guard
 
     @property
     def closed(self) -> bool:

@@ -16,6 +16,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: Bytes = 1024 * 1024
     body_lines: Bytes = 1000
     read_seconds: Seconds = 30.0
+    head_seconds: Seconds = 10.0
+    connections: Bytes = 1000
     queue_bytes: Bytes = 64 * 1024 * 1024
     group_bytes: Bytes = 4 * 1024 * 1024
     quarantine_bytes: Bytes = 1024 * 1024 * 1024

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_schema import unusable
 from audit_middleware.collector.logs import Log, Logs
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import BadLedger, StorageError
+from audit_middleware.journal.segment import peek
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url
-from audit_middleware.tlog.tiles import WIDTH
+from audit_middleware.tlog.tiles import WIDTH, split_hashes, width_at
 
 GENERATION: Final = 100_000  # lines; more than one group commit can hold
 
@@ -34,6 +36,7 @@ class Memory:
         self._older: dict[tuple[str, int], Known] = {}
         self._origins: dict[int, str] = {}
         self._read: tuple[Log | None, int, list[bytes]] = (None, 0, [])  # entries read last: re-sent lines lie together
+        self._hashes: list[bytes] = []  # of the same entries, from their tile
 
     def remember(self, stream: str, seq: int, leaf: bytes, log: Log | None) -> None:
         """Note the line that takes a place; it need not be indexed yet."""
@@ -53,15 +56,23 @@ class Memory:
             aside = self._index.aside(stream, seq)
             return Known(aside.encode(), None) if aside else None
         log = self._log(found[0])
-        return Known(b64url(leaf_hash(self._entry(log, found[1]))), log)
+        line, leaf = self._entry(log, found[1])
+        if leaf_hash(line) != leaf:
+            raise BadLedger("does not have the hash that its tile has", where=f"{log.origin} entry {found[1]}")
+        if peek(line) != (stream, seq):
+            raise unusable(self._index.path, f"it places {seq} of {stream} at entry {found[1]} of {log.origin}")
+        return Known(b64url(leaf), log)
 
-    def _entry(self, log: Log, index: int) -> bytes:
+    def _entry(self, log: Log, index: int) -> tuple[bytes, bytes]:
+        """Return a line and the hash that the tree has of it."""
         read, first, entries = self._read
         if read is not log or not first <= index < first + len(entries):
             first = index - index % WIDTH
             entries = list(log.ledger.entries(first, min(first + WIDTH, log.ledger.size) - 1))
+            reader, number = log.reader(), index // WIDTH
+            self._hashes = split_hashes(reader.tile(0, number, width_at(0, number, reader.checkpoint().size)))
             self._read = (log, first, entries)
-        return entries[index - first]
+        return entries[index - first], self._hashes[index - first]
 
     def _log(self, number: int) -> Log:
         if number not in self._origins:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from audit_middleware.collector.index_schema import connect_to_read
 from audit_middleware.collector.query import Reader, parse_query
 from audit_middleware.collector.storage.files import FileStore
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import ConfigurationError, StorageError
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.proof import Proof
 from audit_middleware.tlog.reader import LogReader
@@ -40,9 +42,9 @@ class OfflineLogs:
         self._data = data
         try:
             vkeys = (data / "log.vkey").read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise StorageError(f"{data} is no data folder of a collector: log.vkey: {error.strerror}") from error
-        self._verifiers = {verifier.name: verifier for verifier in map(Verifier.parse, vkeys)}
+            self._verifiers = {verifier.name: verifier for verifier in map(Verifier.parse, vkeys)}
+        except (OSError, UnicodeDecodeError, ConfigurationError) as error:
+            raise StorageError(f"{data} is no data folder of a collector: log.vkey: {error}") from error
 
     def by_origin(self, origin: str) -> OfflineLog | None:
         """Return the log of an origin, None when the folder has none of that name."""
@@ -59,6 +61,10 @@ class OfflineIndex:
         self.path = path
         if not path.is_file():
             raise StorageError(f"{path} is missing: make it with `audit-ready rebuild-index --data {path.parent}`")
+
+    def connect(self) -> sqlite3.Connection:
+        """Open it for reading; nothing is written beside it either."""
+        return connect_to_read(self.path, is_still=True)
 
     def flush(self, timeout: float | None = None) -> None:
         """There is nothing to wait for."""

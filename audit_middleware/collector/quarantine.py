@@ -9,6 +9,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,13 @@ from audit_middleware.errors import StorageError
 ADMITTED: Final = "admitted"
 UNDECIDED: Final = frozenset({"unknown_key", "service", "jump"})
 """Reasons that say nothing of the line itself: the same line can get a better verdict later."""
+REVISED: Final = UNDECIDED | {"mac"}
+"""Reasons that a better one takes the place of: of a bad mac, too, the key may have been the wrong one."""
+
+REJUDGED: Final = ("mac", "sequence")
+"""Reasons that are looked at again when the keys have changed or the index was made anew."""
+
+_AT_ONCE: Final = 64  # descriptors open at once
 _NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
 
 
@@ -81,8 +89,10 @@ class Quarantine:
     def keep(self, lines: list[Held]) -> None:
         """Keep the lines durably; those already here are left alone. Raises `StorageError`."""
         fresh = {line.leaf: line for line in lines if line.leaf not in self._reasons}
+        files = {self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()}
         try:
-            _write_all({self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()})
+            for some in _chunks(files):
+                _write_all(some)
         except OSError as error:
             raise StorageError(f"{self.folder}: {error.strerror}") from error
         self._reasons.update((leaf, line.reason) for leaf, line in fresh.items())
@@ -121,18 +131,34 @@ class Quarantine:
         return self.folder / reason / f"{leaf}.json"
 
     def _scan(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in self.folder.iterdir():
-            for entry in os.scandir(folder):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.scandir(self.folder) as folders:
+                reasons = [folder.name for folder in folders if folder.is_dir(follow_symlinks=False)]
+            for reason in reasons:
+                self._scan_reason(reason)
+        except OSError as error:
+            raise StorageError(f"the quarantine {error.filename} cannot be read: {error.strerror}") from error
+
+    def _scan_reason(self, reason: str) -> None:
+        """Note the lines in one folder; whatever else lies there only takes room."""
+        with os.scandir(self.folder / reason) as entries:
+            for entry in entries:
                 match = _NAME.fullmatch(entry.name)
-                self.bytes += entry.stat().st_size
-                if match and folder.name != ADMITTED:
-                    self._reasons[match[1]] = folder.name
+                self.bytes += entry.stat(follow_symlinks=False).st_size
+                if match and reason != ADMITTED and entry.is_file(follow_symlinks=False):
+                    self._reasons[match[1]] = reason
 
 
 def quarantine_full(limit: int) -> Problem:
     """Return the 503 that says that a bad line cannot be kept."""
     return busy("quarantine-full", f"a bad line cannot be kept: the quarantine holds its {limit} bytes", seconds=60)
+
+
+def _chunks(files: dict[Path, bytes]) -> Iterator[dict[Path, bytes]]:
+    items = iter(files.items())
+    while some := dict(islice(items, _AT_ONCE)):
+        yield some
 
 
 def _write_all(files: dict[Path, bytes]) -> None:

@@ -14,13 +14,14 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from audit_middleware.collector.index_rows import split_id
-from audit_middleware.collector.index_schema import connect, unusable
+from audit_middleware.collector.index_schema import unusable
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.errors import StorageError
 
 MAX_LIMIT: Final = 500
 DEFAULT_LIMIT: Final = 100
 MAX_VALUE: Final = 4096
+PAGE_BYTES: Final = 4 * 1024 * 1024  # of lines and proofs; a page that reaches it ends there, with a cursor
 READ_WAIT: Final = 2.0  # seconds a search waits for the index to take what was answered before it
 SEARCH_SECONDS: Final = 10.0  # after that a search is given up: it holds a thread
 PROGRESS_STEPS: Final = 100_000  # steps of SQLite's machine between two looks at the clock
@@ -38,6 +39,12 @@ class Query(NamedTuple):
     values: tuple[str | int, ...] = ()
     limit: int = DEFAULT_LIMIT
     include: frozenset[str] = frozenset()
+
+    def of_services(self, services: frozenset[str]) -> Query:
+        """Return the same search among the records of some services."""
+        names = tuple(sorted(services))
+        condition = f"service IN ({', '.join('?' * len(names))})"
+        return self._replace(conditions=(*self.conditions, condition), values=(*self.values, *names))
 
 
 class Found(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,6 +91,9 @@ class SearchedIndex(Protocol):
     def path(self) -> Path:
         """The SQLite file."""
 
+    def connect(self) -> sqlite3.Connection:
+        """Open it for reading."""
+
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the index has what was answered before; raise `StorageError` when it is broken."""
 
@@ -119,13 +129,19 @@ class Reader:
             rows = self._select(query)
         except StorageError as error:
             raise busy("index-unusable", str(error), seconds=30) from error
-        found = [self._found(number, origin, query.include) for number, _, origin in rows[: query.limit]]
-        more = len(rows) > query.limit
-        return Page(found, f"{rows[query.limit - 1][1]}.{rows[query.limit - 1][0]}" if more else None)
+        found: list[Found] = []
+        size = 0
+        for number, _, origin in rows[: query.limit]:
+            found.append(self._found(number, origin, query.include))
+            size += _size(found[-1])
+            if size >= PAGE_BYTES:
+                break
+        is_last = len(found) == len(rows)
+        return Page(found, None if is_last else f"{rows[len(found) - 1][1]}.{rows[len(found) - 1][0]}")
 
     def _select(self, query: Query) -> list[tuple[int, int, str]]:
         try:
-            with closing(connect(self._index.path)) as connection:
+            with closing(self._index.connect()) as connection:
                 connection.set_progress_handler(_deadline(SEARCH_SECONDS), PROGRESS_STEPS)
                 connection.execute("BEGIN")
                 origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
@@ -170,6 +186,10 @@ def _newest(connection: sqlite3.Connection, query: Query) -> list[tuple[int, int
         sql = f"SELECT ts, id FROM records_{part} {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - of our own
         found = sorted([*found, *connection.execute(sql, (*query.values, wanted))], reverse=True)[:wanted]
     return found
+
+
+def _size(found: Found) -> int:
+    return len(bytes(found.record)) + len(found.line or "") + len(found.proof or "")
 
 
 def _deadline(seconds: float) -> Callable[[], bool]:

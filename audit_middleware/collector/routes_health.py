@@ -17,6 +17,8 @@ async def health(_request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Say whether batches are taken, and why not."""
     collector = collector_of(request)
+    if collector.state == "ready" and not collector.has_index:
+        return _json(503, {"status": "degraded", "reason": "the index is gone: restart the collector, it makes one"})
     if collector.state == "ready":
         return _json(200, {"status": "ready"})
     return _json(503, {"status": collector.state, "reason": collector.reason})

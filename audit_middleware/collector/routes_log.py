@@ -71,7 +71,7 @@ def _log(request: Request) -> Log:
 
 def _require_access(request: Request) -> None:
     if not collector_of(request).settings.public_log:
-        caller_of(request, "reader")
+        caller_of(request, "reader").require_every_service()
 
 
 def _not_found() -> Problem:

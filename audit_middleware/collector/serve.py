@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -11,11 +13,13 @@ import uvicorn
 
 from audit_middleware.collector.app import START_WAIT, create_app
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.connections import Doorkeeper
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.errors import ConfigurationError
 
 GRACE: Final = 2  # seconds open requests get after SIGTERM
 BACKLOG: Final = 1024
+ACCEPTED_AT_ONCE: Final = 16
 GC_THRESHOLD: Final = (50_000, 20, 20)  # records are no cycles: at 700 the collector of garbage takes 7 % of ingest
 
 Announce = Callable[[Collector, str], None]
@@ -28,9 +32,13 @@ def serve(settings: CollectorSettings, announce: Announce = lambda _collector, _
     Raises `ConfigurationError` for an address that cannot be had, and what `Collector` raises.
     """
     gc.set_threshold(*GC_THRESHOLD)
+    signals = _Signals()
     with bind(settings.host, settings.port) as listener, Collector(settings).open(wait=START_WAIT) as collector:
+        server = _Server(_config(collector))
+        signals.server = server
         announce(collector, url_of(listener))
-        uvicorn.Server(_config(collector)).run(sockets=[listener])
+        server.should_exit = signals.has_come
+        server.run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -50,9 +58,41 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Signals:
+    """SIGINT and SIGTERM end the server in peace, whenever they come.
+
+    uvicorn raises the signal again once everything is closed; here it then means nothing.
+    """
+
+    def __init__(self) -> None:
+        self.has_come = False
+        self.server: uvicorn.Server | None = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.has_come = True
+        if self.server is not None:
+            self.server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Takes new connections a few at a time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let more connections wait in the kernel than are accepted in one turn of the loop."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)
+
+
 def _config(collector: Collector) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(collector),
+        http=Doorkeeper(collector.settings.limits).protocol(),
+        ws="none",
+        backlog=ACCEPTED_AT_ONCE,
         proxy_headers=False,
         server_header=False,
         access_log=False,

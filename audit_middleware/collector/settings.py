@@ -16,7 +16,7 @@ from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
-from audit_middleware.tlog.note import is_key_name
+from audit_middleware.tlog.note import is_log_name
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
 ENVIRONMENT: Final = {
@@ -27,6 +27,7 @@ ENVIRONMENT: Final = {
     "keys": "AUDIT_KEYS",
     "key_file": "AUDIT_KEY_FILE",
 }
+KEYS: Final = frozenset({"keys", "key_file"})
 MAX_PORT: Final = 65535
 
 
@@ -63,8 +64,8 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"listening on {self.host} without tokens would let everybody deliver and read: "
                 "set AUDIT_TOKENS or [[tokens]], or listen on 127.0.0.1"
             )
-        if self.name is not None and not is_key_name(self.name):
-            raise ConfigurationError(f"name {self.name!r}: a log's name has no spaces and no plus")
+        if self.name is not None and not is_log_name(self.name):
+            raise ConfigurationError(f"name {self.name!r}: a log's name is printable ASCII, no spaces, plus or comma")
 
     @property
     def guard_folder(self) -> Path:
@@ -79,7 +80,10 @@ def read_settings(
 
     Raises `ConfigurationError` naming the source, the key and what is expected.
     """
-    given = _from_environment(environ) | _from_file(file) | {k: v for k, v in explicit.items() if v is not None}
+    given, in_file = _from_environment(environ), _from_file(file)
+    if KEYS & in_file.keys():  # the keyring comes from one place, and the file is the nearer one
+        given = {key: value for key, value in given.items() if key not in KEYS}
+    given |= in_file | {k: v for k, v in explicit.items() if v is not None}
     declared = _convert(given, "settings")
     host, port = parse_listen(declared.listen)
     return CollectorSettings(
@@ -120,7 +124,7 @@ def state_folder(environ: Mapping[str, str]) -> Path:
 def default_name() -> str:
     """Return the name of a log nobody named: this host's."""
     name = socket.gethostname()
-    return name if is_key_name(name) else "audit-collector"
+    return name if is_log_name(name) else "audit-collector"
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

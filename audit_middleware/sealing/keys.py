@@ -82,23 +82,35 @@ def parse_keys(text: str, *, origin: str = "AUDIT_KEYS") -> Keyring:
     return Keyring(keys)
 
 
+def has_kid(text: str, kid: str, *, origin: str) -> bool:
+    """Say whether the text of a key file holds a key of this name; raise `ConfigurationError` for a bad key in it."""
+    is_empty = not any(line.split("#", 1)[0].strip() for line in text.splitlines())
+    return not is_empty and kid in parse_keys(text, origin=origin).keys
+
+
 def read_key_file(path: Path) -> Keyring:
     """Read a key file; raise `ConfigurationError` unless it is a regular file only its owner can read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigurationError(f"key file {path}: {error.strerror}") from error
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigurationError(f"key file {path} is not a regular file")
-        if status.st_mode & 0o077:
-            mode = stat.S_IMODE(status.st_mode)
-            raise ConfigurationError(f"key file {path} has mode {mode:04o}; others can read it: chmod 600 {path}")
-        text = os.read(descriptor, _KEY_FILE_BYTES).decode("utf-8", "replace")
+        return parse_keys(read_private(descriptor, path), origin=str(path))
     finally:
         os.close(descriptor)
-    return parse_keys(text, origin=str(path))
+
+
+def read_private(descriptor: int, path: Path) -> str:
+    """Return the text of an open key file; raise `ConfigurationError` for one that is unsafe, or over 64 KiB."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"key file {path} is not a regular file")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigurationError(f"key file {path} has mode {mode:04o}; others can read it: chmod 600 {path}")
+    if status.st_size > _KEY_FILE_BYTES:
+        raise ConfigurationError(f"key file {path} has {status.st_size} bytes; at most {_KEY_FILE_BYTES} are read")
+    return os.read(descriptor, _KEY_FILE_BYTES).decode("utf-8", "replace")
 
 
 def development_keyring(environ: Mapping[str, str] = os.environ) -> Keyring:

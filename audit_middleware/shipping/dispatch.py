@@ -18,6 +18,7 @@ from audit_middleware.shipping.delivery import HTTPTransport
 from audit_middleware.shipping.receipt import LogPins
 from audit_middleware.shipping.shipper import Deliverable, Shipper
 from audit_middleware.tlog.checkpoint import Checkpoint
+from audit_middleware.tlog.note import is_log_name
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 SCAN_EVERY_S: Final = 5.0
@@ -201,7 +202,9 @@ def _read_pins(spool: Spool) -> LogPins:
         saved = msgspec.json.decode(spool.read_state(_PINS_FILE, _PINS_BYTES), type=SavedPins)
         pins.pin(saved.keys)
         pins.newest = {
-            origin: Checkpoint(origin, seen.size, bytes.fromhex(seen.root)) for origin, seen in saved.newest.items()
+            origin: Checkpoint(origin, seen.size, bytes.fromhex(seen.root))
+            for origin, seen in saved.newest.items()
+            if is_log_name(origin)
         }
     except FileNotFoundError:
         pass

@@ -19,7 +19,7 @@ from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.tlog.merkle import verify_consistency
-from audit_middleware.tlog.note import Verifier
+from audit_middleware.tlog.note import Verifier, is_log_name
 
 _MAX_LOGS: Final = 64
 
@@ -139,6 +139,8 @@ class LogPins:
         return checkpoint
 
     def _opened(self, head: LogHead) -> Checkpoint:
+        if not is_log_name(head.origin):
+            raise ReceiptError(f"the receipt names a log {head.origin[:80]!a}, which is no name of a log")
         for pinned in self.verifiers:
             try:
                 return open_checkpoint(head.checkpoint.encode(), replace(pinned, name=head.origin))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,6 +18,7 @@ MAX_NOTE = 256 * 1024
 """Bytes of a note; a post-quantum signature of a witness takes 5,000 of them."""
 MAX_SIGNATURES = 64
 
+_LOG_NAME = re.compile(r"[!-*\-.-~]{1,255}")
 _ED25519 = b"\x01"
 _KEY_SIZE = 32
 _ID_SIZE = 4
@@ -203,6 +205,14 @@ def _encode_text(text: str) -> bytes:
 def is_key_name(name: str) -> bool:
     """Return whether ``name`` can name a key: not empty, no space, no plus, no control character."""
     return bool(name) and not any(char.isspace() or char == "+" or char < " " for char in name)
+
+
+def is_log_name(name: str) -> bool:
+    """Return whether ``name`` can name a log of ours: printable ASCII, no space, plus or comma, at most 255 characters.
+
+    Narrower than `is_key_name`, because the name of a log travels in a header, in a list.
+    """
+    return _LOG_NAME.fullmatch(name) is not None
 
 
 def _require_name(name: str) -> None:

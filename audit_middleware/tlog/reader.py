@@ -49,6 +49,11 @@ class LogReader:
         self._verifier = verifier
         self._checkpoint = checkpoint
 
+    @property
+    def verifier(self) -> Verifier:
+        """The key that is trusted to sign this log."""
+        return self._verifier
+
     def checkpoint(self) -> Checkpoint:
         """Return the checkpoint that this reader stands on.
 

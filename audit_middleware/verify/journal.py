@@ -72,7 +72,9 @@ def _verify_line(
     leaf = leaf_hash(place.line)
     if frame.stream not in verifier.streams:
         # what stood before the first line was delivered and trimmed: the chain is followed from here
-        verifier.streams[frame.stream] = StreamSeen(StreamFollower(frame.stream, next=frame.seq, head=frame.prev))
+        verifier.streams[frame.stream] = StreamSeen(
+            StreamFollower(frame.stream, next=frame.seq, head=frame.prev), frame.seq
+        )
     step = verifier.follow(place.line, frame, leaf=leaf)
     _note_step(step, place, frame, verifier, leaves.get(frame.seq))
     leaves[frame.seq] = (leaf, place.ordinal)
@@ -88,11 +90,10 @@ def _note_step(
     follower = verifier.streams[frame.stream].follower
     if step is Step.GAP:
         gap = follower.gaps[-1]
-        if not verifier.is_gap(frame.stream, gap):
+        severity = verifier.judge_gap(frame.stream, gap)
+        if severity is None:
             return
-        verifier.note(
-            Severity.TAMPERING, "gap", where, f"{gap.first} to {gap.last} are missing before this line", frame
-        )
+        verifier.note(severity, "gap", where, f"{gap.first} to {gap.last} are missing before this line", frame)
     elif step is Step.GIVEN_UP:
         verifier.note(Severity.NOTE, "given_up", where, "numbers before this line were given up at the source", frame)
     elif step is Step.BROKEN:

@@ -3,49 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
 
-from audit_middleware.errors import BadLedger, BadSignature, VerificationError
-from audit_middleware.record import Quarantined
+from audit_middleware.errors import BadLedger, BadSignature, ConfigurationError, VerificationError
+from audit_middleware.record import COLLECTOR_TYPES
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.stream import Gap, Step
+from audit_middleware.tlog.checkpoint import open_checkpoint
 from audit_middleware.tlog.reader import LogReader, TileCheck
 from audit_middleware.tlog.tiles import WIDTH
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
+from audit_middleware.verify.quarantine import ReadKept, SetAside
 from audit_middleware.verify.report import Finding, Progress, Report, Severity
+from audit_middleware.verify.rollback import KeptCheckpoint, check_folder, check_kept
+
+WHOLE: Final = "one of several logs was verified; verify the data folder, or the collector, for all of them"
 
 
 class Log(NamedTuple):
-    """A log to verify, and the name it goes by in findings."""
+    """A log to verify, and the name it goes by in findings; ``folder`` where its files can be listed."""
 
     name: str
     reader: LogReader
+    folder: Path | None = None
 
 
-def verify_logs(logs: Sequence[Log], keyring: Keyring, progress: Progress = lambda _done, _total: None) -> Report:
+class Scope(NamedTuple):
+    """What is known beside the logs themselves.
+
+    ``origins`` are logs that have to be there, ``kept`` checkpoints from earlier, ``read_kept`` reads the quarantine.
+    ``misses_earlier`` and ``misses_later`` say that logs of other periods exist, or may, and are not verified.
+    """
+
+    origins: Sequence[str] = ()
+    kept: Sequence[KeptCheckpoint] = ()
+    read_kept: ReadKept | None = None
+    misses_earlier: bool = False
+    misses_later: bool = False
+
+    @property
+    def is_part(self) -> bool:
+        """Whether what is missing may lie in another log."""
+        return self.misses_earlier or self.misses_later
+
+
+def verify_logs(
+    logs: Sequence[Log],
+    keyring: Keyring,
+    progress: Progress = lambda _done, _total: None,
+    *,
+    scope: Scope = Scope(),  # noqa: B008 - immutable
+) -> Report:
     """Verify logs in the order given, oldest first: a stream goes on from one period's log to the next.
 
     Never raises for what the logs hold. What a reader's own I/O raises passes through.
     """
     report = Report()
-    verifier = _LogVerifier(keyring, report)
+    verifier = _LogVerifier(keyring, report, scope)
     sizes = {log.name: size for log in logs if (size := verifier.open(log)) is not None}
     done, total = 0, sum(sizes.values())
     for log in logs:
         if log.name in sizes:
             verifier.verify(log, lambda here, base=done: progress(base + here, total))
             done += sizes[log.name]
-    verifier.finish()
+    verifier.finish(logs, sizes)
     progress(total, total)
     return report
 
 
 class _LogVerifier:
-    def __init__(self, keyring: Keyring, report: Report) -> None:
+    def __init__(self, keyring: Keyring, report: Report, scope: Scope) -> None:
         self._report = report
+        self._scope = scope
         self._lines = LineVerifier(keyring, report)
+        self._set_aside = SetAside(self._lines, is_part=scope.misses_earlier)
 
     def open(self, log: Log) -> int | None:
         """Check the checkpoint's signature; return the size it signs, None after noting what is wrong."""
@@ -76,8 +111,9 @@ class _LogVerifier:
         self._report.count("logs")
         self._report.count("entries", done)
 
-    def finish(self) -> None:
-        """What can only be said at the end: gaps that stayed open, predecessors that never came."""
+    def finish(self, logs: Sequence[Log], sizes: dict[str, int]) -> None:
+        """What can only be said at the end: gaps that stayed open, predecessors that never came, what is older."""
+        self._set_aside.finish(self._scope.read_kept)
         for stream, seen in self._lines.streams.items():
             for gap in seen.follower.gaps:
                 self._note_gap(stream, seen, gap)
@@ -86,6 +122,38 @@ class _LogVerifier:
                 self._report.add(Finding(Severity.NOTE, "unclosed", f"stream {stream}", message, stream))
         self._report.count("streams", len(self._lines.streams))
         self._check_previous()
+        for origin in sorted(set(self._scope.origins) - {log.reader.verifier.name for log in logs}):
+            self._note_missing(origin, "its key is named, and there is no such log")
+        self._check_age([log for log in logs if log.name in sizes], logs)
+
+    def _check_age(self, logs: Sequence[Log], all_logs: Sequence[Log]) -> None:
+        for log in logs:
+            if log.folder is not None:
+                check_folder(log.name, log.folder, log.reader, log.reader.verifier, self._add)
+        for kept in self._scope.kept:
+            named = [log.reader for log in logs if log.reader.verifier.name == kept.origin]
+            if named:
+                check_kept(kept, named[0], named[0].verifier, self._add)
+            elif kept.origin not in {log.reader.verifier.name for log in all_logs}:
+                self._note_absent(kept, all_logs)
+
+    def _note_absent(self, kept: KeptCheckpoint, logs: Sequence[Log]) -> None:
+        """A log that a trusted key signed is missing; what nobody trusted signed says nothing."""
+        for log in logs:
+            try:
+                open_checkpoint(kept.note, replace(log.reader.verifier, name=kept.origin))
+            except (VerificationError, ConfigurationError):
+                continue
+            self._note_missing(kept.origin, f"{kept.where} is a checkpoint of it, and there is no such log")
+            return
+        message = "is of none of these logs, and no key of theirs signed it"
+        self._add(Severity.UNCHECKED, "signature", kept.where, message)
+
+    def _note_missing(self, origin: str, message: str) -> None:
+        if self._scope.is_part:
+            self._add(Severity.UNCHECKED, "missing_log", origin, WHOLE)
+        else:
+            self._add(Severity.TAMPERING, "missing_log", origin, message)
 
     def _verify_entry(self, where: str, line: bytes, leaf: bytes) -> None:
         lines = self._lines
@@ -96,8 +164,8 @@ class _LogVerifier:
         if step is not Step.NEXT:
             self._note_step(step, where, frame)
         payload = lines.read(line, frame, where)
-        if type(payload) is Quarantined and payload.stream is not None and payload.seq is not None:
-            self._lines.accounted.add((payload.stream, payload.seq))
+        if payload is not None and frame.type in COLLECTOR_TYPES:
+            self._set_aside.take(payload, frame, where)
 
     def _note_step(self, step: Step, where: str, frame: Frame) -> None:
         if step is Step.SEEN:
@@ -109,24 +177,33 @@ class _LogVerifier:
             self._lines.note(Severity.NOTE, "given_up", where, "numbers before it were given up at the source", frame)
 
     def _note_gap(self, stream: str, seen: StreamSeen, gap: Gap) -> None:
-        """A gap made of lines that the ledger itself says are in quarantine is explained."""
-        if not self._lines.is_gap(stream, gap):
+        """A gap made of lines that the collector passed over on good grounds is explained."""
+        severity = self._lines.judge_gap(stream, gap)
+        if severity is None:
             return
         message = f"{seen.service}: {gap.first} to {gap.last} are missing"
-        self._report.add(Finding(Severity.TAMPERING, "gap", f"stream {stream}", message, stream, gap.first))
+        if self._scope.misses_later or (self._scope.misses_earlier and gap.last < seen.first):
+            severity, message = Severity.UNCHECKED, f"{message}; {WHOLE}"
+        elif severity is Severity.UNCHECKED:
+            message += "; lines in quarantine claim these places, and cannot be checked"
+        self._report.add(Finding(severity, "gap", f"stream {stream}", message, stream, gap.first))
 
     def _check_previous(self) -> None:
+        severity, hint = (Severity.UNCHECKED, f"; {WHOLE}") if self._scope.is_part else (Severity.TAMPERING, "")
         for _, head, where in self._lines.previous:
             seen = self._lines.streams.get(head.stream)
             if seen is None:
-                message = f"{head.stream} is named as predecessor and is not in this ledger"
-                self._report.add(Finding(Severity.TAMPERING, "missing_stream", where, message, head.stream))
+                message = f"{head.stream} is named as predecessor and is not in this ledger{hint}"
+                self._report.add(Finding(severity, "missing_stream", where, message, head.stream))
             elif head.seq is not None and seen.follower.next <= head.seq:
                 message = f"stream {head.stream} reached {head.seq}; the ledger has it up to {seen.follower.next - 1}"
-                self._report.add(Finding(Severity.TAMPERING, "truncated", where, message, head.stream, head.seq))
+                self._report.add(Finding(severity, "truncated", where, message + hint, head.stream, head.seq))
 
     def _note(self, rule: str, where: str, message: str) -> None:
-        self._report.add(Finding(Severity.TAMPERING, rule, where, message))
+        self._add(Severity.TAMPERING, rule, where, message)
+
+    def _add(self, severity: Severity, rule: str, where: str, message: str) -> None:
+        self._report.add(Finding(severity, rule, where, message))
 
 
 class _Tiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
 from audit_middleware.record import AuditRecord, Counters, Dropped, Opened, Payload, StreamHead
@@ -22,9 +23,25 @@ class StreamSeen:
     """What verification knows of one stream."""
 
     follower: StreamFollower
+    first: int = 0
+    """The ``seq`` of the line that was met first."""
+
     service: str = "unknown"
+    opened_by: str | None = None
+    """The service that its ``open`` record names, None while that was not met."""
+
     is_closed: bool = False
     lines: int = 0
+
+
+class Claim(NamedTuple):
+    """Why a place of a stream may be empty; ``leaf`` names the line that was there, None for any.
+
+    `Severity.NOTE` explains it, `Severity.UNCHECKED` only says that somebody claims the place.
+    """
+
+    severity: Severity
+    leaf: str | None = None
 
 
 @dataclass(slots=True)
@@ -37,8 +54,8 @@ class LineVerifier:
     previous: list[tuple[str, StreamHead, str]] = field(default_factory=list)
     """(stream, the head it names as its predecessor, where it says so)."""
 
-    accounted: set[tuple[str, int]] = field(default_factory=set)
-    """(stream, seq) of lines that are no gap: noted already as altered, or in quarantine."""
+    claims: dict[tuple[str, int], tuple[Claim, ...]] = field(default_factory=dict)
+    """By (stream, seq): lines that were noted already as altered, or that are in quarantine."""
 
     def __post_init__(self) -> None:
         self._seals = SealVerifier(self.keyring)
@@ -58,8 +75,7 @@ class LineVerifier:
             self.note(Severity.UNCHECKED, "unknown_key", where, str(error), frame)
         except BadSeal as error:
             self.note(Severity.TAMPERING, "seal", where, str(error), frame)
-            if len(self.accounted) < MAX_ACCOUNTED:
-                self.accounted.add((frame.stream, frame.seq))
+            self.claim(frame.stream, frame.seq, Claim(Severity.NOTE))
             return None
         except MalformedLine as error:
             self.note(Severity.UNCHECKED, "seal", where, str(error), frame)
@@ -70,7 +86,7 @@ class LineVerifier:
         """Move the line's stream behind it and say what the line was to it."""
         seen = self.streams.get(frame.stream)
         if seen is None:
-            seen = self.streams[frame.stream] = StreamSeen(StreamFollower(frame.stream))
+            seen = self.streams[frame.stream] = StreamSeen(StreamFollower(frame.stream), frame.seq)
         seen.lines += 1
         return seen.follower.follow(frame, b64url_hash(leaf if leaf is not None else leaf_hash(line)))
 
@@ -86,11 +102,33 @@ class LineVerifier:
             self._remember(payload, frame, where)
         return payload
 
-    def is_gap(self, stream: str, gap: Gap) -> bool:
-        """Whether a hole has lines that nothing accounts for."""
+    def claim(self, stream: str, seq: int, claim: Claim) -> None:
+        """Remember why a place may be empty; at most `MAX_ACCOUNTED` places are."""
+        place = (stream, seq)
+        if place in self.claims or len(self.claims) < MAX_ACCOUNTED:
+            self.claims[place] = (*self.claims.get(place, ()), claim)
+
+    def judge_gap(self, stream: str, gap: Gap) -> Severity | None:
+        """Return what a hole is evidence of, None for one that is explained.
+
+        The line behind it names the last line that was written before: a claim of other bytes does not explain it,
+        and the numbers above that line were given up at the source.
+        """
         if gap.last - gap.first >= MAX_ACCOUNTED:
-            return True
-        return any((stream, seq) not in self.accounted for seq in range(gap.first, gap.last + 1))
+            return Severity.TAMPERING
+        found: list[Severity] = []
+        for seq in range(gap.last, gap.first - 1, -1):
+            claims = self.claims.get((stream, seq), ())
+            fitting = [claim for claim in claims if found or claim.leaf in {None, gap.before.decode()}]
+            if fitting:
+                is_explained = any(claim.severity is Severity.NOTE for claim in fitting)
+                found.append(Severity.NOTE if is_explained else Severity.UNCHECKED)
+            elif found:
+                break
+        else:
+            if found:
+                return Severity.UNCHECKED if Severity.UNCHECKED in found else None
+        return Severity.UNCHECKED if len(self.claims) >= MAX_ACCOUNTED else Severity.TAMPERING
 
     def note(self, severity: Severity, rule: str, where: str, message: str, frame: Frame | None = None) -> None:
         """Add a finding to the report."""
@@ -102,6 +140,8 @@ class LineVerifier:
         if seen is None:
             return
         seen.service = payload.service
+        if isinstance(payload, Opened) and frame.seq == 0:
+            seen.opened_by = payload.service
         if frame.type == "close":
             seen.is_closed = True
         elif isinstance(payload, Opened) and payload.previous is not None:

@@ -44,6 +44,10 @@ MEANINGS: Final = {
     "drop": "records were given up by the stated policy, and the source says so",
     "given_up": "numbers were given up at the source; the lines around them link",
     "missing_stream": "a stream that a later one names as its predecessor is not here",
+    "missing_log": "a log that was signed for is not here",
+    "rollback": "the log is older than what was signed before, or another one: history was taken back",
+    "quarantine": "the collector set this line aside, and says why",
+    "quarantine_lost": "a line that the collector set aside is not kept any more as it came",
 }
 
 
@@ -78,16 +82,19 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """Findings, at most `MAX_FINDINGS` of them in full, and the counts of everything."""
+    """Findings, at most `MAX_FINDINGS` of each severity in full, and the counts of everything."""
 
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     by_severity: dict[Severity, int] = field(default_factory=lambda: dict.fromkeys(Severity, 0))
+    by_rule: dict[tuple[Severity, str], int] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
-        """Note a finding; those beyond `MAX_FINDINGS` are only counted."""
+        """Note a finding; those of a severity beyond `MAX_FINDINGS` are only counted."""
+        kind = (finding.severity, finding.rule)
         self.by_severity[finding.severity] += 1
-        if len(self.findings) < MAX_FINDINGS:
+        self.by_rule[kind] = self.by_rule.get(kind, 0) + 1
+        if self.by_severity[finding.severity] <= MAX_FINDINGS:
             self.findings.append(finding)
 
     def count(self, what: str, number: int = 1) -> None:

@@ -1,9 +1,11 @@
 """The command line, as a program: what it prints, and its exit codes."""
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -216,3 +218,133 @@ def test_rebuild_index_makes_what_was_deleted(tmp_path):
     assert (done.returncode, "complete" in done.stdout) == (0, True)
     found = run("search", "--data", str(tmp_path / "data"), "--principal", "alice", "--limit", "1000", "--json")
     assert len(found.stdout.splitlines()) == 599
+
+
+def test_an_error_is_json_where_json_is_asked_for(tmp_path):
+    for arguments in (["verify", "/nonexistent"], ["search", "--limit", "0"], ["verify"], ["search"]):
+        done = run(*arguments, "--json", AUDIT_KEYS=KEYS)
+        said = json.loads(done.stdout)
+        assert (done.returncode, said["exit_code"]) == (2, 2)
+        assert said["error"]
+        assert done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://127.0.0.1:99999", "http://", "http://\udcff", "http://127.0.0.1:x"]
+)
+def test_what_is_no_url_is_said_in_words(url):
+    for command in (["verify", url], ["search", "--url", url]):
+        assert run(*command, AUDIT_KEYS=KEYS).returncode == 2
+
+
+def test_output_that_cannot_be_written_is_no_verdict(spool):
+    (segment,) = spool.glob("streams/*/seg-*")
+    segment.write_bytes(segment.read_bytes().replace(b"test.", b"best."))
+    command = f"{sys.executable} -m audit_middleware verify {spool}"
+    for rest, code in (("> /dev/full", 2), ("--json > /dev/full", 2), ("| true; exit ${PIPESTATUS[0]}", 141)):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {rest}"], env={**os.environ, "AUDIT_KEYS": KEYS}, capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_an_error_nobody_foresaw_is_no_verdict(monkeypatch, capsys):
+    from audit_middleware import cli
+
+    def fail(*_, **__):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(cli.cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "RuntimeError: boom" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_is_no_verdict(monkeypatch):
+    import click
+
+    from audit_middleware import cli
+
+    for error in (KeyboardInterrupt, click.exceptions.Abort):
+        monkeypatch.setattr(cli.cli, "main", lambda *_, error=error, **__: (_ for _ in ()).throw(error()))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 130
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "15")
+        self.end_headers()
+        self.wfile.write(b"<html>hi</html>")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("command", [["verify"], ["search", "--url"], ["search", "--json", "--url"]])
+def test_a_page_of_a_proxy_is_neither_a_collector_nor_tampering(command):
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            done = run(*command, f"http://127.0.0.1:{server.server_port}", AUDIT_KEYS=KEYS)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (done.returncode, "no collector does" in done.stderr) == (2, True)
+
+
+def test_keys_new_keeps_every_key_that_is_in_the_file(tmp_path):
+    file = tmp_path / "keys"
+    assert run("keys", "new", "a", "--file", str(file)).returncode == 0
+    first = file.read_text()
+    done = run("keys", "new", "a", "--file", str(file))
+    assert (done.returncode, "already" in done.stderr, file.read_text()) == (2, True, first)
+    file.write_text(first.rstrip("\n"))
+    assert run("keys", "new", "b", "--file", str(file)).returncode == 0
+    assert json.loads(run("keys", "list", "--json", AUDIT_KEY_FILE=str(file)).stdout)["kids"] == ["a", "b"]
+
+
+def test_keys_new_writes_to_regular_files_only(tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for file in (tmp_path / "fifo", tmp_path):
+        assert run("keys", "new", "a", "--file", str(file)).returncode == 2
+
+
+def test_rebuild_index_touches_no_folder_that_is_no_data_folder(tmp_path):
+    (tmp_path / "index.sqlite").write_text("precious")
+    done = run("rebuild-index", "--data", str(tmp_path), AUDIT_KEYS=KEYS)
+    assert (done.returncode, "collector.json" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.sqlite"]
+
+
+def test_rebuild_index_takes_the_guard_and_asks_for_it(tmp_path):
+    test_search_reads_a_data_folder_without_its_collector(tmp_path)
+    arguments = ["rebuild-index", "--data", str(tmp_path / "data")]
+    without = run(*arguments, AUDIT_KEYS=f"k1:{'A' * 43}")
+    assert (without.returncode, "--guard" in without.stderr) == (2, True)
+    assert run(*arguments, "--guard", str(tmp_path / "guard"), AUDIT_KEYS=f"k1:{'A' * 43}").returncode == 0
+
+
+def test_search_in_a_folder_writes_nothing_there(tmp_path):
+    test_search_reads_a_data_folder_without_its_collector(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert run("search", "--data", str(tmp_path / "data")).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+
+
+def test_a_data_folder_others_can_reach_is_told(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    command = [sys.executable, "-m", "audit_middleware", "collect", "--data", str(data), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        command, env={**os.environ, "AUDIT_KEYS": KEYS}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert f"chmod 700 {data}" in process.stderr.read()
+    assert {path.stat().st_mode & 0o077 for path in data.rglob("*")} == {0}

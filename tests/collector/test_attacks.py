@@ -327,3 +327,47 @@ def test_any_order_in_any_batches_ends_with_all_lines_and_no_gap(shared, order, 
     assert accepted == 8
     assert sorted(admitted(shared, app.stream)) == sorted(app.lines)
     assert shared._open.desk.streams.open_gaps == 0
+
+
+def test_stray_files_in_the_quarantine_harm_nobody(settings):
+    with Collector(settings) as collector:
+        collector.deliver([b"rubbish"])
+    folder = settings.data / "quarantine"
+    (folder / "notes.txt").write_text("x")
+    (folder / "link").symlink_to("nowhere")
+    (folder / "header" / "link").symlink_to("nowhere")
+    (folder / "header" / "folder").mkdir()
+    with Collector(settings) as collector:
+        assert_healthy(collector)
+        assert reasons(collector.deliver([b"rubbish"])) == ["header"]
+
+
+def test_a_late_retry_of_what_a_damaged_bundle_holds_stops_that_batch_only(settings):
+    app = App()
+    app.requests(300)
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+    (bundle,) = settings.data.glob("log/default/*/tile/entries/000")
+    bundle.chmod(0o600)
+    bundle.write_bytes(bundle.read_bytes().replace(b"alice", b"mallo"))
+    with Collector(settings) as collector:
+        with pytest.raises(Problem) as refused:
+            collector.deliver(app.lines[5:6])
+        assert (refused.value.status, refused.value.kind) == (503, "ledger-damaged")
+        assert_healthy(collector)
+        assert own_lines(collector, "conflict") == []
+        assert collector.deliver(app.lines[-1:]).duplicates == 1
+
+
+def test_a_bundle_that_cannot_be_read_stops_that_batch_only(settings):
+    app = App()
+    app.requests(300)
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+    (bundle,) = settings.data.glob("log/default/*/tile/entries/000")
+    bundle.unlink()
+    with Collector(settings) as collector:
+        with pytest.raises(Problem, match="compared"):
+            collector.deliver(app.lines[5:6])
+        app.request()
+        assert collector.deliver(app.lines[-1:]).accepted == 1

@@ -21,6 +21,7 @@ INGEST, READER, BOTH = "ingest-token-0123456789", "reader-token-0123456789", "bo
 TOKENS = [
     TokenSetting(name="app", services=["orders"], token=INGEST),
     TokenSetting(name="auditor", services=["*"], roles=["reader"], sha256=token_digest(READER)),
+    TokenSetting(name="clerk", services=["billing"], roles=["reader"], token="clerk-token-0123456789"),
     TokenSetting(name="both", services=["*"], roles=["ingest", "reader"], token=BOTH),
 ]
 
@@ -323,3 +324,26 @@ def test_a_body_that_does_not_arrive_is_given_up(tmp_path):
     with collector:
         asyncio.run(create_app(collector)(scope, receive, send))
     assert sent[0]["status"] == 408
+
+
+def test_a_reader_of_some_services_sees_those_only(guarded):
+    clerk = bearer("clerk-token-0123456789")
+    for service in ("orders", "billing"):
+        app = App(service=service)
+        app.requests(2)
+        assert guarded.post("/v1/records", content=body_of(app), headers=bearer(BOTH)).status_code == 200
+    found = guarded.get("/v1/records", headers=clerk).json()["records"]
+    assert {item["record"]["rec"]["service"] for item in found} == {"billing"}
+    assert len(found) == 3
+    assert len(guarded.get("/v1/records?service=billing", headers=clerk).json()["records"]) == 3
+    assert_problem(guarded.get("/v1/records?service=orders", headers=clerk), 403, "service-missing")
+    path = f"/log/default/{PERIOD}/checkpoint"
+    assert_problem(guarded.get(path, headers=clerk), 403, "service-missing")
+    assert guarded.get(path, headers=bearer(READER)).status_code == 200
+
+
+def test_a_method_that_a_route_has_not_is_told_all_it_has(client):
+    for method in ("PUT", "DELETE", "PATCH"):
+        response = client.request(method, "/v1/records")
+        assert_problem(response, 405, "method-not-allowed")
+        assert {item.strip() for item in response.headers["allow"].split(",")} == {"GET", "HEAD", "POST"}

@@ -349,3 +349,36 @@ def test_many_parts_answer_like_one(settings, monkeypatch):
         assert collector.deliver(app.lines).duplicates == 61
     with Collector(settings) as collector:
         assert collector.deliver(app.lines).duplicates == 61
+
+
+def test_a_page_ends_before_it_has_more_bytes_than_a_page_may(collector, monkeypatch):
+    from audit_middleware.collector import query
+
+    app = App()
+    app.requests(9)
+    collector.deliver(app.lines)
+    monkeypatch.setattr(query, "PAGE_BYTES", 1500)
+    seqs, cursor = [], None
+    while True:
+        items = [("stream", app.stream), ("include", "line"), *([("cursor", cursor)] if cursor else [])]
+        page = collector.reader.search(query.parse_query(items))
+        assert 1 <= len(page.records) <= 3
+        seqs += [json.loads(found.line)["seq"] for found in page.records]
+        cursor = page.next
+        if cursor is None:
+            break
+    assert seqs == list(range(9, -1, -1))
+
+
+def test_a_vanished_index_is_told_and_not_made_by_a_search(settings):
+    with TestClient(create_app(Collector(settings))) as client:
+        assert client.get("/readyz").status_code == 200
+        for path in settings.data.glob("index.sqlite*"):
+            path.unlink()
+        assert client.get("/v1/records").status_code == 503
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "degraded")
+        assert not (settings.data / "index.sqlite").exists()
+        assert client.post("/v1/records", content=App().lines[0]).status_code == 200
+    with TestClient(create_app(Collector(settings))) as client:
+        assert len(client.get("/v1/records?service=orders").json()["records"]) == 1

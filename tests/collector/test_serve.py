@@ -1,10 +1,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.collector.kit import App
 
 PROGRAM = """
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from audit_middleware.collector.serve import serve
 from tests.collector.kit import settings_for
@@ -47,3 +50,110 @@ def test_sigterm_ends_a_served_collector_cleanly_and_soon(tmp_path):
 def test_an_address_in_use_is_named():
     with bind("127.0.0.1", 0) as listener, pytest.raises(ConfigurationError, match="cannot listen on 127"):
         bind("127.0.0.1", listener.getsockname()[1])
+
+
+CROWDED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 256))
+""" + PROGRAM.replace("port=0", "port=0, limits=Limits(head_seconds=float(sys.argv[2]))").replace(
+    "import sys", "from audit_middleware.collector.limits import Limits"
+)
+
+
+@contextmanager
+def served(tmp_path, program, *arguments):
+    """A collector as a process; gives it and its URL, and ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            process.stdin = None
+            assert process.wait(10) == 0
+
+
+def deliver(url, line):
+    request = urllib.request.Request(f"{url}/v1/records", data=line, method="POST")
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return json.load(response)["accepted"]
+
+
+def half_heads(url, number):
+    host, port = url.removeprefix("http://").split(":")
+    found = []
+    for _ in range(number):
+        found.append(socket.create_connection((host, int(port)), timeout=5))
+        found[-1].sendall(b"POST /v1/records HTTP/1.1\r\nHost: x\r\n")
+    return found
+
+
+def test_idle_connections_do_not_keep_deliveries_out(tmp_path):
+    with served(tmp_path, CROWDED, "60") as (_, url):
+        held = half_heads(url, 200)
+        for _ in range(3):
+            assert deliver(url, App().lines[0]) == 1
+        limit = 256 - 160
+        assert sum(not is_closed(each) for each in held) <= limit
+        for each in held:
+            each.close()
+        assert deliver(url, App().lines[0]) == 1
+
+
+def test_a_head_that_does_not_come_ends_the_connection(tmp_path):
+    with served(tmp_path, CROWDED, "0.3") as (_, url):
+        with half_heads(url, 1)[0] as held:
+            assert held.recv(1) == b""
+        with socket.create_connection(held_address(url), timeout=5) as kept:
+            for _ in range(2):
+                kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += kept.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 200")
+            kept.sendall(b"G")
+            assert kept.recv(1) == b""
+
+
+def held_address(url):
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def is_closed(connection):
+    connection.settimeout(0.001)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_thousand_bad_lines_need_no_thousand_descriptors(tmp_path):
+    with served(tmp_path, CROWDED, "60") as (_, url):
+        body = b"\n".join(b"rubbish %d" % number for number in range(1000))
+        assert deliver(url, body) == 0
+        assert deliver(url, App().lines[0]) == 1
+
+
+def test_a_client_that_is_still_sending_at_the_end_is_no_failure(tmp_path):
+    with served(tmp_path, CROWDED, "60") as (process, url), socket.create_connection(held_address(url)) as slow:
+        slow.sendall(b"POST /v1/records HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+        time.sleep(0.2)
+        process.terminate()
+        process.wait(10)
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_collector_with_0(tmp_path, number):
+    with served(tmp_path, PROGRAM) as (process, _):
+        process.send_signal(number)
+        assert process.wait(10) == 0

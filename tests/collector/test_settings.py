@@ -68,7 +68,8 @@ def test_a_file_with_everything(tmp_path):
         ("not toml", "is not TOML"),
         ("listen = '0.0.0.0:1'", "without tokens"),
         ("listen = '[::]:1'", "without tokens"),
-        ("key_file = '/x'", "both set"),
+        ("keys = 'k1:x'\nkey_file = '/x'", "both set"),
+        ("key_file = '/x'", "key file /x: No such file"),  # though keys are in the environment,
     ],
 )
 def test_a_mistake_is_named(tmp_path, toml, message):
@@ -214,3 +215,9 @@ def test_a_data_folder_put_back_from_a_backup_refuses_to_start(settings, tmp_pat
     shutil.copytree(tmp_path / "backup", settings.data)
     with pytest.raises(RollbackDetected):
         Collector(settings).open()
+
+
+@pytest.mark.parametrize("name", ["a b", "a+b", "a,b", "zürich", "", "a\tb", "x" * 256])
+def test_a_name_that_cannot_travel_in_a_header_is_refused(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="name"):
+        settings_for(tmp_path, name=name)

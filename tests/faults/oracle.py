@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from audit_middleware.cli.verify import folder_reader, log_folders
+from audit_middleware.cli.ledgers import folder_reader, log_folders
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import parse_frame
 from audit_middleware.tlog.note import Verifier

@@ -115,3 +115,19 @@ def test_hkdf_is_rfc_5869_with_the_stream_as_salt():
     extracted = hmac.digest(stream, bytes(32), "sha256")
     expected = hmac.digest(extracted, b"audit-middleware/stream/v1\x01", "sha256")
     assert keyring.stream_key("k1", stream) == expected
+
+
+def test_a_key_file_too_long_is_refused_and_never_cut(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# " + "x" * 65536 + "\n" + new_key("k1") + "\n")
+    file.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="at most 65536"):
+        read_key_file(file)
+
+
+def test_a_fifo_is_no_key_file_and_blocks_nobody(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "keys", 0o600)
+    with pytest.raises(ConfigurationError, match="regular file"):
+        read_key_file(tmp_path / "keys")

@@ -42,6 +42,16 @@ NOT_RECEIPTS = {
     "an origin that cannot be one": faults.altering(
         lambda receipt: [log.update(origin="a b") for log in receipt["logs"]]
     ),
+    "an origin with a comma": faults.altering(lambda receipt: [log.update(origin="a,b") for log in receipt["logs"]]),
+    "an origin that is no ASCII": faults.altering(
+        lambda receipt: [log.update(origin="ö/d") for log in receipt["logs"]]
+    ),
+    "an origin of a surrogate": faults.altering(
+        lambda receipt: [log.update(origin="a\ud800") for log in receipt["logs"]]
+    ),
+    "an origin without end": faults.altering(
+        lambda receipt: [log.update(origin="a" * 9999) for log in receipt["logs"]]
+    ),
     "too many logs": faults.altering(lambda receipt: receipt.update(logs=receipt["logs"] * 65)),
     "a nest of brackets": faults.answering(200, b'{"x":' + b"[" * 200_000),
     "not UTF-8": faults.answering(200, b'{"accepted": "\xff"}'),

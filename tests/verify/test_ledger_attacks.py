@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from audit_middleware.record import Quarantined
+from audit_middleware.record import ConflictFound, Quarantined
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import new_key, parse_keys
 from audit_middleware.sealing.seal import Sealer
+from audit_middleware.sealing.text import b64url
 from audit_middleware.tlog.checkpoint import Checkpoint, sign_checkpoint
 from audit_middleware.tlog.merkle import leaf_hash, root_of
 from audit_middleware.tlog.note import Signer
@@ -193,24 +194,108 @@ def test_duplicate_members_in_a_sealed_record_are_found(tmp_path):
     assert rules(verify(tmp_path)) == {"json"}
 
 
-def test_a_hole_made_of_quarantined_lines_is_explained(tmp_path):
+OPENED = (
+    b'{"service":"%b","version":"1","instance":"a","env":"t","host":"h","boot_id":"b","pid":1,'
+    b'"started":"2026-11-23T07:00:00.000001Z","library":"0","policy":"p","durability":"journal"%b}'
+)
+
+
+def said_by(service, *records, keys=KEYS):
+    """A stream opened by ``service`` that says (type, payload)s."""
+    own = Sealer(keys, b"c" * 16)
+    lines = []
+    for type_, rec in [("open", OPENED % (service.encode(), b"")), *((t, encode_rec(rec)) for t, rec in records)]:
+        lines.append(own.seal(type_.encode(), TS, rec))
+        own.commit(lines[-1])
+    return lines
+
+
+def kept(line, seq, reason, **changes):
+    said = {"service": "audit-collector", "stream": "A" * 22, "seq": seq, "deliverer": "orders"} | changes
+    return "quarantine", Quarantined(leaf=b64url(leaf_hash(line)).decode(), reason=reason, **said)
+
+
+def outcome(folder, *entries, keys=KEYS):
+    write_log(folder, list(itertools.chain(*entries)))
+    report = verify(folder, keys)
+    return report.exit_code, rules(report)
+
+
+def test_a_hole_made_of_lines_that_were_set_aside_behind_a_good_seal_is_explained(tmp_path):
     lines = stream_lines(10)
-    own = Sealer(KEYS, b"c" * 16)
-    said = Quarantined("audit-collector", "A" * 43, "schema", "orders", stream="A" * 22, seq=4)
-    kept = own.seal(b"quarantine", TS, encode_rec(said))
-    write_log(tmp_path, [*lines[:4], *lines[5:], kept])
-    assert verify(tmp_path).exit_code == 0
-    write_log(tmp_path, [*lines[:4], *lines[6:], kept])
-    assert rules(verify(tmp_path)) == {"gap"}
+    own = said_by("audit-collector", kept(lines[4], 4, "schema"))
+    assert outcome(tmp_path, lines[:4], lines[5:], own) == (0, set())
+    assert outcome(tmp_path, lines[:4], lines[6:], own) == (1, {"gap"})
+    assert outcome(tmp_path, lines[:3], lines[5:], own) == (1, {"gap"})
+
+
+@pytest.mark.parametrize("reason", ["mac", "header", "length", "tail", "utf-8"])
+def test_a_line_that_failed_before_its_seal_was_good_explains_no_hole(tmp_path, reason):
+    lines = stream_lines(10)
+    own = said_by("audit-collector", kept(lines[4], 4, reason))
+    assert outcome(tmp_path, lines[:4], lines[5:], own) == (1, {"gap"})
+    assert [finding.rule for finding in verify(tmp_path).findings].count("quarantine") == 1
+
+
+@pytest.mark.parametrize("reason", ["unknown_key", "service", "jump"])
+def test_a_hole_claimed_by_undecided_lines_is_not_checked(tmp_path, reason):
+    lines = stream_lines(10)
+    own = said_by("audit-collector", kept(lines[4], 4, reason))
+    assert outcome(tmp_path, lines[:4], lines[5:], own) == (2, {"gap"})
+
+
+@pytest.mark.parametrize("reason", ["schema", "unknown_key"])
+def test_other_bytes_that_claim_the_place_of_a_missing_line_hide_nothing(tmp_path, reason):
+    lines = stream_lines(10)
+    own = said_by("audit-collector", kept(lines[4].replace(b"k1", b"zz"), 4, reason))
+    assert outcome(tmp_path, lines[:4], lines[5:], own) == (1, {"gap"})
+
+
+def test_a_record_of_type_quarantine_that_an_application_seals_hides_nothing(tmp_path):
+    lines = stream_lines(10)
+    for service, says in (("orders", "orders"), ("orders", "audit-collector"), ("audit-collector", "orders")):
+        own = said_by(service, kept(lines[4], 4, "schema", service=says))
+        assert outcome(tmp_path, lines[:4], lines[5:], own) == (1, {"gap"})
+    unopened = said_by("audit-collector", kept(lines[4], 4, "schema"))[1:]
+    assert "gap" in outcome(tmp_path, lines[:4], lines[5:], unopened)[1]
+
+
+def test_what_a_line_of_an_unknown_key_says_of_a_hole_cannot_be_checked(tmp_path):
+    lines = stream_lines(10)
+    own = said_by("audit-collector", kept(lines[4], 4, "schema"), keys=parse_keys(new_key("k9")))
+    assert outcome(tmp_path, lines[:4], lines[5:], own) == (2, {"gap", "unknown_key"})
+
+
+def test_numbers_given_up_behind_a_line_that_was_set_aside_are_no_hole(tmp_path):
+    sealer = Sealer(KEYS, bytes(16))
+    lines = []
+    for seq in range(4):
+        lines.append(sealer.seal(b"request", TS, REC))
+        sealer.commit(lines[-1])
+        if seq == 1:
+            sealer.skip()
+    own = said_by("audit-collector", kept(lines[1], 1, "schema"))
+    assert outcome(tmp_path, lines[:1], lines[2:], own) == (0, set())
+
+
+def test_a_conflict_is_evidence(tmp_path):
+    lines = stream_lines(10)
+    leaf, other = (b64url(leaf_hash(line)).decode() for line in (lines[4], b"other"))
+    found = ConflictFound("audit-collector", "A" * 22, 4, kept=leaf, other=other)
+    assert outcome(tmp_path, lines, said_by("audit-collector", ("conflict", found))) == (1, {"conflict"})
+
+
+def test_a_sealed_line_that_does_not_link_is_evidence_until_it_is_admitted(tmp_path):
+    lines = stream_lines(10)
+    aside = kept(lines[4], 4, "sequence")
+    assert outcome(tmp_path, lines, said_by("audit-collector", aside)) == (1, {"broken"})
+    admitted = kept(lines[4], 4, "sequence", state="admitted")
+    assert outcome(tmp_path, lines, said_by("audit-collector", aside, admitted)) == (0, set())
 
 
 def test_a_whole_stream_that_was_deleted_leaves_a_dangling_reference(tmp_path):
-    previous = b'"previous":{"stream":"AAAAAAAAAAAAAAAAAAAAAQ","seq":7,"closed":true}'
-    opened = (
-        b'{"service":"orders","version":"1","instance":"a","env":"t","host":"h","boot_id":"b","pid":1,'
-        b'"started":"2026-11-23T07:00:00.000001Z","library":"0","policy":"p","durability":"journal",%b}' % previous
-    )
-    later = Sealer(KEYS, (2).to_bytes(16, "big")).seal(b"open", TS, opened)
+    previous = b',"previous":{"stream":"AAAAAAAAAAAAAAAAAAAAAQ","seq":7,"closed":true}'
+    later = Sealer(KEYS, (2).to_bytes(16, "big")).seal(b"open", TS, OPENED % (b"orders", previous))
     write_log(tmp_path, [later])
     assert rules(verify(tmp_path)) == {"missing_stream"}
     write_log(tmp_path, [*stream_lines(5, 1), later])

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_middleware.cli.demo.processes import Demo
 from audit_middleware.cli.demo.traffic import Completed, Traffic
-from audit_middleware.cli.verify import folder_reader, log_folders
+from audit_middleware.cli.ledgers import folder_reader, log_folders
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.reader import LogReader
 

@@ -1,0 +1,145 @@
+"""What there is to verify below a path or behind a URL, and with which keys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from audit_middleware.errors import ConfigurationError, VerificationError
+from audit_middleware.tlog.checkpoint import open_checkpoint
+from audit_middleware.tlog.note import MAX_NOTE, Verifier, is_key_name
+from audit_middleware.tlog.reader import LogReader, ReadFile
+from audit_middleware.verify.ledger import Log, Scope
+from audit_middleware.verify.quarantine import folder_kept
+from audit_middleware.verify.rollback import KeptCheckpoint
+
+
+class Trust(NamedTuple):
+    """Which keys may have signed: given by hand, else pinned by AUDIT_LOG_KEYS, else those offered beside the logs.
+
+    A log of another period has another name and the same key, so it is the key that counts.
+    """
+
+    explicit: tuple[Verifier, ...]
+    pinned: tuple[Verifier, ...]
+
+    @classmethod
+    def parse(cls, explicit: Iterable[str], pinned: Iterable[str]) -> Trust:
+        """Read verifier keys; raise `ConfigurationError` for text that is none."""
+        return cls(tuple(map(Verifier.parse, explicit)), tuple(map(Verifier.parse, pinned)))
+
+    def keys(self, offered: Sequence[Verifier]) -> list[Verifier]:
+        """Return the keys to trust, each once."""
+        named = self.explicit or self.pinned or offered
+        return list({verifier.public: verifier for verifier in reversed(named)}.values())
+
+
+class Target(NamedTuple):
+    """Logs to verify, and what is known beside them."""
+
+    logs: list[Log]
+    scope: Scope
+
+
+def folder_target(path: Path, trust: Trust, kept: Sequence[KeptCheckpoint]) -> Target:
+    """Return what a data folder or one log's folder holds; raise `ConfigurationError` for anything else."""
+    offered = _keys_beside(path)
+    is_one = _is_log(path)
+    folders = log_folders(path)
+    if not folders and not (offered and (path / "log.vkey").is_file()):
+        raise ConfigurationError(f"{path} holds neither a spool (streams/) nor a ledger (checkpoint, or log/)")
+    trusted = trust.keys(offered)
+    if not trusted:
+        raise ConfigurationError(f"no log.vkey beside {path}, or it is empty: give the log's verifier key with --vkey")
+    logs = [_log(name, folder, trusted, is_named=not is_one) for name, folder in folders]
+    origins = [verifier.name for verifier in trust.explicit]
+    if is_one:
+        earlier, later = _periods_beside(path)
+        return Target(logs, Scope(origins, kept, misses_earlier=earlier, misses_later=later))
+    data = path.resolve().parent if path.resolve().name == "log" else path
+    is_whole = (data / "quarantine").is_dir() or (data / "collector.json").is_file()
+    read_kept = folder_kept(data / "quarantine") if is_whole else None
+    return Target(logs, Scope([*origins, *(verifier.name for verifier in offered)], kept, read_kept))
+
+
+def log_folders(path: Path) -> list[tuple[str, Path]]:
+    """Return the logs of a data folder as (class/period, folder), oldest period first; a log folder is itself one."""
+    if _is_log(path):
+        return [(path.name, path)]
+    root = path / "log" if (path / "log").is_dir() else path
+    found = [folder for folder in root.glob("*/*") if _is_log(folder)]
+    return [("/".join(folder.parts[-2:]), folder) for folder in sorted(found, key=lambda folder: folder.name)]
+
+
+def folder_reader(folder: Path) -> ReadFile:
+    """Return a function that reads the files of a log's folder, None for one that is not there as a file."""
+
+    def read(key: str) -> bytes | None:
+        try:
+            descriptor = os.open(folder / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with open(descriptor, "rb", closefd=True) as file:
+            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+
+    return read
+
+
+def read_vkeys(text: bytes, where: str) -> list[Verifier]:
+    """Return the verifier keys of a ``log.vkey``; raise `ConfigurationError` for what is none."""
+    try:
+        return [Verifier.parse(vkey) for vkey in text.decode().split()]
+    except (UnicodeDecodeError, ConfigurationError) as error:
+        raise ConfigurationError(f"{where} is no list of verifier keys: {error}") from error
+
+
+def verifier_for(note: bytes, trusted: Sequence[Verifier], name: str | None) -> Verifier:
+    """Return the trusted key that signed a checkpoint, under the origin it claims; any of them if none did.
+
+    ``name`` is the class and period that the origin has to end with.
+    """
+    origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+    if not is_key_name(origin) or (name is not None and not origin.endswith(f"/{name}")):
+        known = [each.name for each in trusted if name is not None and each.name.endswith(f"/{name}")]
+        origin = known[0] if known else trusted[0].name
+    named = [replace(each, name=origin) for each in trusted]
+    return next((each for each in named if _opens(note, each)), named[0])
+
+
+def _log(name: str, folder: Path, trusted: Sequence[Verifier], *, is_named: bool) -> Log:
+    read = folder_reader(folder)
+    note = (read("checkpoint") or b"")[:MAX_NOTE]
+    return Log(name, LogReader(read, verifier_for(note, trusted, name if is_named else None)), folder)
+
+
+def _opens(note: bytes, verifier: Verifier) -> bool:
+    try:
+        open_checkpoint(note, verifier)
+    except VerificationError:
+        return False
+    return True
+
+
+def _is_log(folder: Path) -> bool:
+    return (folder / "tile").is_dir() or (folder / "checkpoint").exists()
+
+
+def _periods_beside(path: Path) -> tuple[bool, bool]:
+    """Say whether logs of earlier and of later periods lie beside one; of a log that lies alone nobody knows."""
+    whole = path.resolve()
+    periods = [folder.name for folder in whole.parents[1].glob("*/*") if _is_log(folder) and folder != whole]
+    is_in_data = (whole.parents[2] / "collector.json").is_file() if len(whole.parents) > 2 else False  # noqa: PLR2004 - DIR/log/class
+    earlier = any(period <= whole.name for period in periods) or not is_in_data
+    return earlier, any(period >= whole.name for period in periods)
+
+
+def _keys_beside(path: Path) -> list[Verifier]:
+    for folder in (path, *path.resolve().parents[:4]):
+        file = folder / "log.vkey"
+        if file.is_file():
+            return read_vkeys(file.read_bytes(), str(file))
+    return []
