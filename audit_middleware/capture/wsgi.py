@@ -85,8 +85,9 @@ class WSGIAnswer(Answer):
         super().__init__(observer, pipeline, exchange, environ, environ)
         self._start = start_response
         self._file: object = None
-        if _FILE_WRAPPER in environ:
-            environ[_FILE_WRAPPER] = partial(self._wrap_file, environ[_FILE_WRAPPER])
+        wrapper = environ.get(_FILE_WRAPPER)
+        if wrapper is not None and not isinstance(wrapper, type):
+            environ[_FILE_WRAPPER] = partial(self._wrap_file, wrapper)  # a class stays: gunicorn asks isinstance of it
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         """Begin the response, or begin it anew after an error (PEP 3333: only while no header was sent)."""
@@ -105,7 +106,7 @@ class WSGIAnswer(Answer):
             for chunk in result:
                 self._exchange.response_bytes += len(chunk)
             return result if self._is_complete() else self._withhold(result)
-        if self._file is not None and result is self._file:  # the server sends it by itself, as sendfile(2) perhaps
+        if self._is_sent_by_server(result):
             self._exchange.response_bytes += self._left or 0
             return result if self._is_complete() else self._withhold(result)
         return Body(self, self._exchange, result)
@@ -120,6 +121,13 @@ class WSGIAnswer(Answer):
     def _write(self, write: Write, data: bytes) -> None:
         self.count(data)
         write(data)
+
+    def _is_sent_by_server(self, result: Iterable[bytes]) -> bool:
+        """Whether this is the server's own file wrapper, whose file it sends by itself, as sendfile(2) perhaps."""
+        if self._file is not None:
+            return result is self._file
+        wrapper = self._environ.get(_FILE_WRAPPER)
+        return isinstance(wrapper, type) and isinstance(result, wrapper)
 
     def _wrap_file(self, wrapper: Callable[..., object], *arguments: object) -> object:
         self._file = wrapper(*arguments)

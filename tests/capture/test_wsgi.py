@@ -4,6 +4,7 @@ import errno
 import io
 import sys
 import threading
+from functools import partial
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
@@ -264,14 +265,19 @@ def test_start_response_after_the_headers_were_sent_raises_and_keeps_the_status(
     assert server.record["http"]["ended"] == "exception"
 
 
-def test_the_servers_file_wrapper_gets_its_file_back_untouched(tmp_path):
+@pytest.mark.parametrize("wrapper", [FileWrapper, partial(FileWrapper)])
+def test_the_servers_file_wrapper_gets_its_file_back_untouched(tmp_path, wrapper):
+    """gunicorn's is a class, which it asks isinstance of; uWSGI's is a function."""
+
     def app(environ, start_response):
         start_response("200 OK", [("Content-Length", "7")])
         return environ["wsgi.file_wrapper"](io.BytesIO(b"content"), 4)
 
     server = Server(tmp_path, app)
-    result = server.middleware(server.environ(**{"wsgi.file_wrapper": FileWrapper}), server.start_response)
+    environ = server.environ(**{"wsgi.file_wrapper": wrapper})
+    result = server.middleware(environ, server.start_response)
     assert type(result) is FileWrapper
+    assert not isinstance(wrapper, type) or environ["wsgi.file_wrapper"] is wrapper
     assert server.record["http"]["response_bytes"] == 7
     result.close()
 

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from fastapi import Depends, FastAPI
+from django.utils.module_loading import import_string
+from fastapi import FastAPI
+from flask import Flask
 
 from audit_integrations.fastapi import audited_user
-from audit_middleware import AuditMiddleware, config
+from audit_integrations.flask import Audit
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, config
 from audit_middleware.cli import COMMANDS
 from audit_middleware.record import json_schema
 from audit_middleware.sealing.parse import parse_rec
@@ -75,16 +78,25 @@ def test_the_sample_record_of_the_readme_is_a_line_of_the_wire_format():
 
 
 def test_the_python_of_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    names = {
-        "app": FastAPI(), "AuditMiddleware": AuditMiddleware, "Depends": Depends,
-        "audited_user": audited_user, "current_account": lambda: None,
-    }  # fmt: skip
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    names["refund"](7)
-    assert names["app"].user_middleware[0].cls is AuditMiddleware
+    """The first block has one line for each framework, each with its own app."""
+    frameworks, application = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    asgi, wsgi_app = FastAPI(), lambda environ, start_response: []
+    names = [
+        {"app": asgi, "AuditMiddleware": AuditMiddleware},
+        {"app": Flask("shop"), "Audit": Audit},
+        {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]},
+        {"application": wsgi_app, "AuditWSGIMiddleware": AuditWSGIMiddleware},
+    ]
+    for line, known in zip(frameworks.splitlines(), names, strict=True):
+        exec(compile(line, "README.md", "exec"), known)
+    assert asgi.user_middleware[0].cls is AuditMiddleware
+    assert names[1]["app"].extensions["audit"] is names[1]["audit"]
+    assert import_string(names[2]["MIDDLEWARE"][0]).__name__ == "AuditMiddleware"
+    assert names[3]["application"].app is wsgi_app
+    assert audited_user.__name__ in README
+    said = {}
+    exec(compile(application, "README.md", "exec"), said)
+    said["refund"](7)
 
 
 def test_links_between_documents_lead_somewhere():

@@ -30,7 +30,7 @@ MARKER = ".audit-demo"
 @click.option("--seconds", type=float, default=4.0, show_default=True, help="Length of each of the three phases.")
 @json_option
 def command(folder: Path, seconds: float, as_json: bool) -> None:
-    """Run a collector and an example app, kill the collector under traffic, prove that nothing was lost.
+    """Run a collector and three example services, kill the collector under traffic, prove that nothing was lost.
 
     Exit 0 only if every claim held, 1 if one failed, 2 if the demo could not run.
     """
@@ -54,11 +54,11 @@ def command(folder: Path, seconds: float, as_json: bool) -> None:
 
 
 def _run(demo: Demo, claims: Claims, seconds: float) -> None:
-    demo.say("starting the collector and the order service (uvicorn)")
+    demo.say("starting the collector and three services: FastAPI (uvicorn), Flask (gunicorn), Django (uvicorn)")
     demo.start_collector()
-    demo.start_app()
-    with Traffic(demo.app_url) as traffic:
-        demo.say(f"traffic of several principals at {demo.app_url}")
+    demo.start_apps()
+    with Traffic(demo.app_urls) as traffic:
+        demo.say(f"traffic of several principals at {', '.join(demo.app_urls.values())}")
         demo.watch(traffic, seconds)
         demo.say("SIGKILL to the collector; traffic goes on")
         demo.kill_collector()
@@ -67,9 +67,9 @@ def _run(demo: Demo, claims: Claims, seconds: float) -> None:
         demo.say("the collector comes back")
         demo.start_collector()
         demo.watch(traffic, seconds)
-    demo.say("waiting until the spool has drained, then stopping the order service")
+    demo.say("waiting until the spool has drained, then stopping the services")
     demo.wait_until_drained()
-    demo.stop_app()
+    demo.stop_apps()
     check_delivery(demo, traffic, claims)
     check_verification(demo, claims)
     check_tampering(demo, claims)

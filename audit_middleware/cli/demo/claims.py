@@ -51,7 +51,7 @@ def check_delivery(demo: Demo, traffic: Traffic, claims: Claims) -> None:
     wrong = [done for done in once if not _is_as_expected(done, by_id[done.client_id])]
     kinds = Counter(done.expected.outcome for done in completed)
     claims.check(
-        "each says who did what with which outcome",
+        "each says who did what with which outcome, and the status that its client got",
         not wrong,
         ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
         + (f"; {len(wrong)} wrong, the first: {wrong[0]} {by_id[wrong[0].client_id]}" if wrong else ""),
@@ -120,7 +120,11 @@ def _readers(data: Path) -> list[tuple[str, LogReader]]:
 def _is_as_expected(done: Completed, rec: dict[str, Any]) -> bool:
     said = (rec["principal"]["id"], rec["action"], rec["outcome"])
     is_same_request = done.request_id in {None, rec["trace"]["request_id"]}
-    return is_same_request and said == (done.expected.principal, done.expected.action, done.expected.outcome)
+    return (
+        is_same_request
+        and done.status == rec["http"]["status"]
+        and said == (done.expected.principal, done.expected.action, done.expected.outcome)
+    )
 
 
 def _change_a_letter(file: Path) -> None:

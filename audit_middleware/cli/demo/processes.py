@@ -1,4 +1,4 @@
-"""The demo's processes: a collector and an app under uvicorn, started, killed and restarted for real."""
+"""The demo's processes: a collector and three services, started, killed and restarted for real."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -30,6 +31,15 @@ INGEST_TOKEN: Final = "demo-ingest-token"  # noqa: S105 - a token of this demo, 
 READ_TOKEN: Final = "demo-reader-token"  # noqa: S105
 
 
+_UVICORN: Final = ("--port", "{port}", "--no-proxy-headers", "--log-level", "critical")
+APPS: Final = {
+    "orders": ("uvicorn", "example_apps.fastapi_app.main:app", *_UVICORN),
+    "billing": ("gunicorn", "example_apps.flask_app.main:app", "--bind", "127.0.0.1:{port}", "--threads", "4"),
+    "backoffice": ("uvicorn", "example_apps.django_app.asgi:application", *_UVICORN),
+}
+"""The example services by name, each with the module and arguments that serve it."""
+
+
 class Demo:
     """Owns the folder and the processes of one run; leaving it ends what it started."""
 
@@ -40,7 +50,7 @@ class Demo:
         self.spool_copy = folder / "spool-copy"
         self.data = folder / "data"
         self.collector_url = f"http://127.0.0.1:{_free_port()}"
-        self.app_url = f"http://127.0.0.1:{_free_port()}"
+        self.app_urls = {name: f"http://127.0.0.1:{_free_port()}" for name in APPS}
         self._root = root
         self._began = time.monotonic()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -54,7 +64,7 @@ class Demo:
             "AUDIT_SPOOL_DIR": str(self.spool),
             "AUDIT_COLLECTOR_URL": self.collector_url,
             "AUDIT_TOKEN": INGEST_TOKEN,
-            "AUDIT_TOKENS": f"orders:{INGEST_TOKEN}:orders:ingest,auditor:{READ_TOKEN}:*:reader",
+            "AUDIT_TOKENS": f"apps:{INGEST_TOKEN}:{'|'.join(APPS)}:ingest,auditor:{READ_TOKEN}:*:reader",
         }
 
     def __enter__(self) -> Self:
@@ -81,16 +91,18 @@ class Demo:
         """SIGKILL: no handler, no flush, no goodbye."""
         self._end("collector", signal.SIGKILL)
 
-    def start_app(self) -> None:
-        """Start the order service under uvicorn and wait until it listens."""
-        port = self.app_url.rpartition(":")[2]
-        server = ["-m", "uvicorn", "example_apps.fastapi_app.main:app", "--port", port, "--no-proxy-headers"]
-        self._start("app", [sys.executable, *server, "--log-level", "critical"])
-        self._wait("app", lambda: _listens(int(port)))
+    def start_apps(self) -> None:
+        """Start the three services and wait until they listen."""
+        ports = {name: url.rpartition(":")[2] for name, url in self.app_urls.items()}
+        for name, command in APPS.items():
+            self._start(name, [sys.executable, "-m", *(part.format(port=ports[name]) for part in command)])
+        for name, port in ports.items():
+            self._wait(name, partial(_listens, int(port)))
 
-    def stop_app(self) -> None:
+    def stop_apps(self) -> None:
         """SIGTERM, as a deployment does."""
-        self._end("app", signal.SIGTERM)
+        for name in APPS:
+            self._end(name, signal.SIGTERM)
 
     def watch(self, traffic: Traffic, seconds: float) -> None:
         """Let traffic run, showing how far it is."""
@@ -118,7 +130,7 @@ class Demo:
         until = time.monotonic() + DRAIN_S
         while self.waiting_bytes():
             if time.monotonic() > until:
-                raise AuditError(f"the spool did not drain within {DRAIN_S:.0f} s; see {self.folder}/app.log")
+                raise AuditError(f"the spool did not drain within {DRAIN_S:.0f} s; see the logs in {self.folder}")
             time.sleep(0.1)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:

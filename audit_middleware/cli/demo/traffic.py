@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import httpx
 from websockets.sync.client import connect
 
+SWITCHING_PROTOCOLS: Final = 101
 PAUSE_S: Final = 0.005
 
 
@@ -24,6 +25,7 @@ class Expected(NamedTuple):
     principal: str
     action: str
     outcome: str
+    app: str = "orders"
 
 
 class Completed(NamedTuple):
@@ -32,6 +34,7 @@ class Completed(NamedTuple):
     client_id: str
     request_id: str | None
     trace_id: str
+    status: int
     expected: Expected
 
 
@@ -55,23 +58,48 @@ ROOT: Final = (
     Expected("POST", "/orders/1/refund", "root-token", "root", "orders.refund", "success"),
     Expected("OPTIONS", "/orders", None, "anonymous", "OPTIONS /orders", "failure"),
 )
+BILLING: Final = tuple(
+    expected._replace(app="billing")
+    for expected in (
+        Expected("GET", "/invoices/7", "alice-token", "alice", "GET /invoices/<int:number>", "success"),
+        Expected("POST", "/invoices/7/pay", "bob-token", "bob", "invoices.pay", "denied"),
+        Expected("POST", "/invoices/7/pay", "root-token", "root", "invoices.pay", "success"),
+        Expected("GET", "/export", "alice-token", "alice", "GET /export", "success"),
+        Expected("GET", "/invoices/7", "forged", "anonymous", "GET /invoices/<int:number>", "denied"),
+        Expected("GET", "/nowhere", "bob-token", "bob", "GET none", "failure"),
+        Expected("GET", "/broken", None, "anonymous", "GET /broken", "failure"),
+    )
+)
+BACKOFFICE: Final = tuple(
+    expected._replace(app="backoffice")
+    for expected in (
+        Expected("GET", "/customers/7/", "alice-token", "alice", "GET /customers/<int:pk>/", "success"),
+        Expected("POST", "/customers/7/lock", "bob-token", "bob", "customers.lock", "denied"),
+        Expected("POST", "/customers/7/lock", "root-token", "root", "customers.lock", "success"),
+        Expected("GET", "/export", "alice-token", "alice", "GET /export", "success"),
+        Expected("HEAD", "/customers/7/", "alice-token", "alice", "HEAD /customers/<int:pk>/", "success"),
+        Expected("GET", "/customers/7/", None, "anonymous", "GET /customers/<int:pk>/", "denied"),
+        Expected("GET", "/broken", None, "anonymous", "GET /broken", "failure"),
+    )
+)
 LIVE: Final = Expected("WEBSOCKET", "/live", None, "anonymous", "orders.live", "success")
 
 
 class Traffic:
     """Runs while the context is open; ``completed`` grows with every response received to its end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, urls: Mapping[str, str]) -> None:
         self.completed: list[Completed] = []
         self.broken = 0
-        self._url = url
+        self._urls = urls
         self._stop = threading.Event()
         self._numbers = itertools.count()
-        plans = [self._requests(kinds) for kinds in (ALICE, BOB, NOBODY, ROOT)] + [self._websockets]
+        plans = [self._requests(kinds) for kinds in (ALICE, BOB, NOBODY, ROOT, BILLING, BACKOFFICE)]
+        plans.append(self._websockets)
         self._threads = [threading.Thread(target=plan, daemon=True) for plan in plans]
 
     def __enter__(self) -> Self:
-        with httpx.Client(base_url=self._url, trust_env=False) as client:
+        with httpx.Client(base_url=self._urls["orders"], trust_env=False) as client:
             self._send(client, ALICE[0])  # order 1 exists from here on
         for thread in self._threads:
             thread.start()
@@ -84,7 +112,7 @@ class Traffic:
 
     def _requests(self, kinds: tuple[Expected, ...]) -> Callable[[], None]:
         def run() -> None:
-            with httpx.Client(base_url=self._url, trust_env=False) as client:
+            with httpx.Client(base_url=self._urls[kinds[0].app], trust_env=False) as client:
                 for expected in self._until_stopped(kinds):
                     self._send(client, expected)
 
@@ -99,17 +127,19 @@ class Traffic:
         except httpx.HTTPError:
             self.broken += 1
             return
-        self.completed.append(Completed(client_id, response.headers.get("x-request-id"), trace_id, expected))
+        self.completed.append(
+            Completed(client_id, response.headers.get("x-request-id"), trace_id, response.status_code, expected)
+        )
 
     def _websockets(self) -> None:
         for expected in self._until_stopped((LIVE,)):
             client_id, trace_id, headers = self._ids()
             with connect(
-                self._url.replace("http", "ws") + expected.path, additional_headers=headers, proxy=None
+                self._urls[expected.app].replace("http", "ws") + expected.path, additional_headers=headers, proxy=None
             ) as websocket:
                 websocket.send("hello")
                 websocket.recv()
-            self.completed.append(Completed(client_id, None, trace_id, expected))
+            self.completed.append(Completed(client_id, None, trace_id, SWITCHING_PROTOCOLS, expected))
             self._stop.wait(0.05)
 
     def _until_stopped(self, kinds: tuple[Expected, ...]) -> Iterator[Expected]:
