@@ -25,7 +25,7 @@ FILTERS = ("service", "principal", "action", "resource", "outcome", "ip", "reque
 @click.option("--service", help="Name of the service.")
 @click.option("--principal", help="Who acted.")
 @click.option("--action", help="What was done, such as 'POST /orders' or orders.refund.")
-@click.option("--resource", help="What was acted upon, type:id or type.")
+@click.option("--resource", help="What was acted upon: its id, or type:id.")
 @click.option("--outcome", type=click.Choice(["success", "denied", "failure", "unknown"]), help="How it ended.")
 @click.option("--ip", help="Client address.")
 @click.option("--request-id", help="The X-Request-ID of the answer.")

@@ -43,17 +43,18 @@ def command(spool_dir: Path, mode: str, timeout: float, as_json: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     dispatch.scan()
     left = _follow(dispatch, stop) if mode == "follow" else _once(dispatch, stop, time.monotonic() + timeout)
+    held = dispatch.held() if mode == "once" else 0
     dispatch.release()
     dispatch.shipper.close()
-    _report(dispatch, left, as_json=as_json)
-    sys.exit(2 if left else 0)
+    _report(dispatch, left, held, as_json=as_json)
+    sys.exit(2 if left or held else 0)
 
 
 def _once(dispatch: Dispatch, stop: threading.Event, deadline: float) -> int:
     while not stop.is_set() and time.monotonic() < deadline:
         if dispatch.turn():
             continue
-        if not dispatch.shipper.backoff.wait_s and not dispatch.waits():
+        if not dispatch.shipper.backoff.wait_s and not dispatch.waits() and not dispatch.held():
             break
         stop.wait(max(0.05, min(LINGER_S, dispatch.shipper.backoff.wait_s)))
     dispatch.scan()
@@ -67,7 +68,7 @@ def _follow(dispatch: Dispatch, stop: threading.Event) -> int:
     return dispatch.waits()
 
 
-def _report(dispatch: Dispatch, left: int, *, as_json: bool) -> None:
+def _report(dispatch: Dispatch, left: int, held: int, *, as_json: bool) -> None:
     shipped = dispatch.shipper.shipped
     if as_json:
         print_json(
@@ -76,10 +77,13 @@ def _report(dispatch: Dispatch, left: int, *, as_json: bool) -> None:
                 "quarantined": shipped.quarantined,
                 "kept_aside": shipped.kept_aside,
                 "streams_left": left,
+                "streams_held": held,
                 "last_error": shipped.last_error,
             }
         )
         return
     click.echo(f"delivered {shipped.delivered} lines, {left} streams still wait")
+    if held:
+        click.echo(f"{held} streams are held by another process, which has to deliver them", err=True)
     if shipped.last_error:
         click.echo(f"last trouble: {shipped.last_error}", err=True)

@@ -67,6 +67,8 @@ def _verification(target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint
     elif (path / "streams").is_dir():
         if kept:
             raise ConfigurationError(f"{path} is a spool: --checkpoint is for a ledger or a collector")
+        if not any((path / "streams").iterdir()):
+            raise ConfigurationError(f"nothing there: {path} is a spool without a journal; nothing was checked")
         return lambda advance: verify_spool(path, keys, advance)
     else:
         try:

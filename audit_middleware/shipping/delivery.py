@@ -162,8 +162,9 @@ def retry_after(header: str | None, *, now: float | None = None) -> float | None
     """Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date; None for neither."""
     if header is None:
         return None
-    if header.strip().isdecimal():
-        return float(header)
+    digits = header.strip()
+    if digits.isascii() and digits.isdigit():
+        return float(digits)
     try:
         at = email.utils.parsedate_to_datetime(header).timestamp()
     except (ValueError, TypeError, OverflowError):

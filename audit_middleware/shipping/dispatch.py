@@ -92,6 +92,11 @@ class Dispatch:
         """Return how many of the streams taken still have lines to deliver."""
         return sum(1 for outbox in self._outboxes.values() if not outbox.is_delivered())
 
+    def held(self) -> int:
+        """Return how many streams with lines to deliver another process holds."""
+        others = [stream for stream in self._spool.streams() if stream not in self._outboxes]
+        return sum(1 for stream in others if self._spool.view(stream).waiting_bytes > 0)
+
     def release(self) -> None:
         """Let every outbox go, for whoever delivers next."""
         self.on_release()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from audit_middleware.journal.cursor import FILE_BYTES, decode_cursor
+from audit_middleware.journal.cursor import FILE_BYTES, Position, decode_cursor
 from audit_middleware.journal.segment import segment_name, segment_ordinals
 from audit_middleware.sealing.keys import Keyring
-from audit_middleware.sealing.seal import Frame, leaf_hash
+from audit_middleware.sealing.seal import FIRST_PREV, Frame, leaf_hash
 from audit_middleware.sealing.stream import Step, StreamFollower
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
 from audit_middleware.verify.report import Progress, Report, Severity
 
+STREAM: Final = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
+FILES: Final = frozenset({"lock", "outbox", "cursor", "meta.json", "reserve"})
+LAST: Final = "last.json"
+"""What a spool remembers of the streams that were delivered and removed."""
+
+_SAFELY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REPORT_EVERY: Final = 1 << 20
 _REMEMBERED: Final = 10_000
 
@@ -33,29 +42,57 @@ def verify_spool(path: Path, keyring: Keyring, progress: Progress = lambda _done
     """
     report = Report()
     verifier = LineVerifier(keyring, report)
-    streams = sorted((path / "streams").glob("[A-Za-z0-9_-]*"))
-    total = sum(file.stat().st_size for folder in streams for file in folder.glob("seg-*.ndjson"))
+    streams = list(_stream_folders(path / "streams", verifier))
+    total = sum(_size_of(folder) for folder in streams)
     done = 0
     for folder in streams:
-        for size in _verify_stream(folder, verifier):
-            done += size
-            progress(done, total)
+        try:
+            for size in _verify_stream(folder, verifier):
+                done += size
+                progress(done, total)
+        except OSError as error:
+            _unreadable(verifier, f"streams/{folder.name}", error.strerror or str(error))
         report.count("streams")
     _check_previous(path, verifier)
     progress(total, total)
     return report
 
 
+def _stream_folders(streams: Path, verifier: LineVerifier) -> Iterator[Path]:
+    """Yield the folders of streams; whatever else lies there is named."""
+    with os.scandir(streams) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name.startswith("."):  # half-made, swept by the next process
+            continue
+        if entry.is_dir(follow_symlinks=False) and STREAM.fullmatch(entry.name):
+            yield Path(entry.path)
+        else:
+            _unreadable(verifier, f"streams/{entry.name}", "is no folder of a stream")
+
+
+def _size_of(folder: Path) -> int:
+    try:
+        return sum(file.lstat().st_size for file in folder.glob("seg-*.ndjson"))
+    except OSError:
+        return 0
+
+
+def _unreadable(verifier: LineVerifier, where: str, message: str) -> None:
+    verifier.note(Severity.UNCHECKED, "unreadable", where, message)
+
+
 def _verify_stream(folder: Path, verifier: LineVerifier) -> Iterator[int]:
     """Verify one journal; yields the bytes it went through now and then."""
     leaves: dict[int, tuple[bytes, int]] = {}
     pending = 0
+    _name_strangers(folder, verifier)
     for place in _lines(folder, verifier):
         verifier.report.count("lines")
         pending += len(place.line) + 1
         frame = verifier.frame(place.line, place.where)
         if frame is not None:
-            _verify_line(folder.name, place, frame, verifier, leaves)
+            _verify_line(folder, place, frame, verifier, leaves)
         if pending >= _REPORT_EVERY:
             yield pending
             pending = 0
@@ -64,9 +101,9 @@ def _verify_stream(folder: Path, verifier: LineVerifier) -> Iterator[int]:
 
 
 def _verify_line(
-    stream: str, place: _Place, frame: Frame, verifier: LineVerifier, leaves: dict[int, tuple[bytes, int]]
+    folder: Path, place: _Place, frame: Frame, verifier: LineVerifier, leaves: dict[int, tuple[bytes, int]]
 ) -> None:
-    if frame.stream != stream:
+    if frame.stream != folder.name:
         verifier.note(Severity.TAMPERING, "stream", place.where, f"belongs to stream {frame.stream}", frame)
         return
     leaf = leaf_hash(place.line)
@@ -75,12 +112,37 @@ def _verify_line(
         verifier.streams[frame.stream] = StreamSeen(
             StreamFollower(frame.stream, next=frame.seq, head=frame.prev), frame.seq
         )
+        _verify_begin(folder, place, frame, verifier)
     step = verifier.follow(place.line, frame, leaf=leaf)
     _note_step(step, place, frame, verifier, leaves.get(frame.seq))
     leaves[frame.seq] = (leaf, place.ordinal)
     if len(leaves) > _REMEMBERED:
         del leaves[next(iter(leaves))]
     verifier.read(place.line, frame, place.where)
+
+
+def _verify_begin(folder: Path, place: _Place, frame: Frame, verifier: LineVerifier) -> None:
+    """What stood before the first line was delivered, or was removed: the cursor says how far delivery came."""
+    acked = _acked(folder)
+    if frame.prev == FIRST_PREV or acked >= frame.seq:
+        return
+    if acked == 0:
+        message = f"the journal begins with {frame.seq}, and nothing of it was ever delivered"
+        verifier.note(Severity.TAMPERING, "truncated", place.where, message, frame)
+    else:
+        message = f"the journal begins with {frame.seq}, delivered up to {acked - 1}: removed, or the cursor is older"
+        verifier.note(Severity.UNCHECKED, "truncated", place.where, message, frame)
+
+
+def _name_strangers(folder: Path, verifier: LineVerifier) -> None:
+    """Name what is no file of a journal; a regular file is at least nothing that was to be checked."""
+    with os.scandir(folder) as entries:
+        strangers = [each for each in entries if not (each.name in FILES or segment_ordinals([each.name]))]
+    for entry in sorted(strangers, key=lambda entry: entry.name):
+        severity = Severity.NOTE if entry.is_file(follow_symlinks=False) else Severity.UNCHECKED
+        if not entry.name.startswith("."):
+            where = f"streams/{folder.name}/{entry.name}"
+            verifier.note(severity, "unreadable", where, "is no file of a journal")
 
 
 def _note_step(
@@ -125,21 +187,32 @@ def _verify_end(folder: Path, verifier: LineVerifier) -> None:
 
 
 def _acked(folder: Path) -> int:
+    return _position(folder).seq
+
+
+def _position(folder: Path) -> Position:
     try:
-        with open(os.open(folder / "cursor", os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            return decode_cursor(file.read(FILE_BYTES)).position.seq
+        with open(os.open(folder / "cursor", _SAFELY), "rb") as file:
+            return decode_cursor(file.read(FILE_BYTES)).position
     except OSError:
-        return 0
+        return Position()
 
 
 def _lines(folder: Path, verifier: LineVerifier) -> Iterator[_Place]:
     for ordinal in segment_ordinals([file.name for file in folder.iterdir()]):
         name = segment_name(ordinal)
+        where = f"streams/{folder.name}/{name}"
         try:
-            with open(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-                yield from _file_lines(file, f"streams/{folder.name}/{name}", ordinal, verifier)
+            with open(os.open(folder / name, _SAFELY), "rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    yield from _file_lines(file, where, ordinal, verifier)
+                else:
+                    _unreadable(verifier, where, "is no regular file")
         except OSError as error:
-            verifier.note(Severity.UNCHECKED, "unreadable", f"streams/{folder.name}/{name}", str(error.strerror))
+            # whoever delivers removes segments while they are verified
+            is_delivered = isinstance(error, FileNotFoundError) and ordinal < _position(folder).ordinal
+            if not is_delivered:
+                _unreadable(verifier, where, error.strerror or str(error))
 
 
 def _file_lines(file: Iterator[bytes], path: str, ordinal: int, verifier: LineVerifier) -> Iterator[_Place]:
@@ -159,6 +232,7 @@ def _check_previous(path: Path, verifier: LineVerifier) -> None:
             continue
         if seen is None:
             _check_emptied(path / "streams" / head.stream, head.seq, where, verifier)
+            _check_removed(path, head.stream, where, verifier)
             continue
         end = seen.follower.next - 1
         if end < head.seq:
@@ -173,3 +247,24 @@ def _check_emptied(folder: Path, seq: int, where: str, verifier: LineVerifier) -
     if folder.is_dir() and _acked(folder) <= seq:
         message = f"stream {folder.name} reached {seq} when the next one began; its journal holds no line"
         verifier.note(Severity.TAMPERING, "truncated", where, message)
+
+
+def _check_removed(path: Path, stream: str, where: str, verifier: LineVerifier) -> None:
+    """A stream that was delivered whole is removed; the spool remembers the newest of those, the ledger all."""
+    if (path / "streams" / stream).is_dir():
+        return
+    last = _last_removed(path)
+    if last is None:
+        message = f"stream {stream} is gone, and this spool remembers no stream that was delivered whole and removed"
+        verifier.note(Severity.UNCHECKED, "missing_stream", where, message)
+    elif last != stream:
+        message = f"stream {stream} is gone: delivered whole and removed, or removed; the collector's ledger tells"
+        verifier.note(Severity.NOTE, "missing_stream", where, message)
+
+
+def _last_removed(path: Path) -> str | None:
+    try:
+        with open(os.open(path / LAST, _SAFELY), "rb") as file:
+            return str(json.loads(file.read(FILE_BYTES * 4))["head"]["stream"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

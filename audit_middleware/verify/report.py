@@ -31,7 +31,7 @@ MEANINGS: Final = {
     "conflict": "two different lines carry one number: a forgery, or a cloned process",
     "replay": "a line is there twice",
     "order": "lines of a journal stand in another order than they were written",
-    "truncated": "the end of a stream is missing: something that was known to exist is not there",
+    "truncated": "the beginning or end of a stream is missing: something that was known to exist is not there",
     "stream": "the line belongs to another stream than the folder it lies in",
     "json": "the record is not strict JSON, which no producer of ours writes",
     "schema": "the record has not the members its type requires",

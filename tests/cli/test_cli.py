@@ -124,8 +124,9 @@ def test_spool_status_and_export(spool):
 
 
 def test_spool_status_warns_of_a_journal_nobody_adopts(spool):
-    (meta,) = spool.glob("streams/*/meta.json")
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "began_ns": 1}))
+    (segment,) = spool.glob("streams/*/seg-*")
+    assert run("spool", "status", str(spool)).returncode == 0  # however long the process had lived
+    os.utime(segment, (1, 1))
     done = run("spool", "status", str(spool))
     assert done.returncode == 2
     assert "audit-ready ship" in done.stdout
@@ -348,3 +349,59 @@ def test_a_data_folder_others_can_reach_is_told(tmp_path):
         assert process.wait(10) == 0
         assert f"chmod 700 {data}" in process.stderr.read()
     assert {path.stat().st_mode & 0o077 for path in data.rglob("*")} == {0}
+
+
+def test_a_spool_that_is_not_there_is_told_and_not_made(tmp_path):
+    (tmp_path / "empty" / "streams").mkdir(parents=True)
+    for command in (["spool", "status"], ["spool", "export"], ["verify"]):
+        for path in (tmp_path / "missing", tmp_path / "empty"):
+            done = run(*command, str(path), AUDIT_KEYS=KEYS)
+            assert done.returncode == 2
+            assert "nothing there" in done.stderr or "neither a spool" in done.stderr
+    assert not (tmp_path / "missing").exists()
+    assert run("spool", "status", AUDIT_SPOOL_DIR=str(tmp_path / "missing")).returncode == 2
+
+
+@pytest.fixture
+def littered(spool):
+    """A spool with strays of every kind beside its journal."""
+    streams = spool / "streams"
+    (stream,) = streams.iterdir()
+    (streams / "notes.txt").write_text("x")
+    (streams / "dangling").symlink_to("nowhere")
+    (streams / ("A" * 22)).write_text("a file by the name of a stream")
+    os.mkfifo(streams / ("B" * 21 + "A"))
+    (stream / "notes.txt").write_text("x")
+    (stream / "seg-0000000007.ndjson").symlink_to("nowhere")
+    os.mkfifo(stream / "seg-0000000008.ndjson")
+    return spool
+
+
+def test_strays_in_a_spool_are_named_and_everything_else_is_verified(littered):
+    report = json.loads(run("verify", str(littered), "--json", AUDIT_KEYS=KEYS).stdout)
+    assert (report["exit_code"], report["counts"]["lines"]) == (2, 22)
+    assert {finding["rule"] for finding in report["findings"]} == {"unreadable"}
+    assert len(report["findings"]) == 7
+
+
+def test_strays_in_a_spool_do_not_stop_export_and_status(littered):
+    exported = run("spool", "export", str(littered))
+    assert (exported.returncode, len(exported.stdout.splitlines())) == (2, 22)
+    assert run("spool", "status", str(littered)).returncode == 0
+
+
+def test_ship_says_that_another_process_holds_the_lines(spool):
+    import fcntl
+
+    (stream,) = (spool / "streams").iterdir()
+    with open(stream / "outbox", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("ship", str(spool), "--timeout", "0.3", AUDIT_COLLECTOR_URL="http://127.0.0.1:9")
+    assert (done.returncode, "held by another process" in done.stderr) == (2, True)
+
+
+def test_a_page_of_unknown_keys_is_one_line_and_a_hint(spool):
+    text = run("verify", str(spool), AUDIT_KEYS=new_key("other")).stdout
+    assert "21 more like this" in text
+    assert "AUDIT_KEY_FILE" in text
+    assert len(text.splitlines()) < 12

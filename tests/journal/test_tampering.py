@@ -159,3 +159,32 @@ def test_a_last_line_that_was_exchanged_is_named_by_the_stream_that_came_next(sp
     following.close()
     rewrite(journal, exchange)
     assert [finding.rule for finding in tampering(spool)] == ["broken"]
+
+
+def test_a_head_that_was_removed_before_anything_was_delivered_is_named(spool, journal):
+    rewrite(journal, lambda lines: lines[2:])
+    (finding,) = tampering(spool)
+    assert (finding.rule, finding.seq) == ("truncated", 2)
+    assert "nothing of it was ever delivered" in finding.message
+
+
+def test_a_head_removed_beyond_what_was_delivered_cannot_be_told_from_an_old_cursor(spool, journal):
+    from audit_middleware.journal.cursor import Position, Slot, encode_slot
+
+    (journal.parent / "cursor").write_bytes(encode_slot(Slot(0, Position(2, 0, 100))) * 2)
+    rewrite(journal, lambda lines: lines[4:])
+    assert tampering(spool) == []
+    assert "truncated" in {rule for _, rule, *_ in findings(spool, besides=())}
+    (journal.parent / "cursor").write_bytes(encode_slot(Slot(0, Position(5, 0, 100))) * 2)
+    assert findings(spool, besides=()) == []
+
+
+def test_an_undelivered_stream_that_was_removed_whole_is_named_by_the_next(spool, journal, open_recorder):
+    import shutil
+
+    recorder = open_recorder()
+    append(recorder, 2)
+    recorder.close()
+    assert findings(spool, besides=()) == []
+    shutil.rmtree(journal.parent)
+    assert [rule for _, rule, *_ in findings(spool, besides=())] == ["missing_stream"]

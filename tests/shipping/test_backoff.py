@@ -4,7 +4,7 @@ import datetime as dt
 import email.utils
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from audit_middleware.shipping.backoff import LONGEST_HELD_S, LONGEST_S, OPEN_AFTER, SMALLER_FOR_S, Backoff
@@ -125,6 +125,7 @@ def test_a_retry_after_that_is_neither_is_none(text):
     assert retry_after(text) is None
 
 
+@example("0\x1f")  # white space to str.strip, and none to float
 @given(st.text(max_size=40))
 def test_any_retry_after_is_a_wait_or_none(text):
     seconds = retry_after(text)
