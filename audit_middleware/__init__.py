@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from audit_middleware._version import __version__
 from audit_middleware.capture.asgi import AuditMiddleware
+from audit_middleware.capture.audited import audited
 from audit_middleware.capture.exchange import CurrentAudit, current_audit
 from audit_middleware.capture.wsgi import AuditWSGIMiddleware
 from audit_middleware.config import Settings
@@ -24,5 +25,6 @@ __all__ = [
     "Resource",
     "Settings",
     "__version__",
+    "audited",
     "current_audit",
 ]

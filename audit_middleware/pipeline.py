@@ -10,10 +10,13 @@ import logging
 import os
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from typing import Final
 
 from audit_middleware import config
 from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.exemption import today
 from audit_middleware.config import Settings
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.files import REAL_FILES, Files
@@ -35,13 +38,17 @@ class Pipeline:
         self.service = settings.service or service
         self.problem_count = 0
         """Requests whose record could not be built as it should have been; a minimal one was written instead."""
-        self.recorder = Recorder(settings, keyring or settings.keyring(), service=self.service, files=files)
-        self.is_waiting = self.recorder.watermark is not None
+        self._own_recorder = Recorder(settings, keyring or settings.keyring(), service=self.service, files=files)
+        self._keeper = Keeper(settings, self._own_recorder)
+        self.recorder: Recorder
+        self.is_waiting: bool
         """Whether a response waits for more than the journal."""
-        self._keeper = Keeper(settings, self.recorder)
+        self._exempted: set[tuple[str | None, str, str]] = set()
         self._announced = False
         self._lets_safe_pass = settings.attempts != "all" and settings.on_failure != "deny"
-        self.recorder.on_begin = self._start
+        self._own_recorder.on_begin = self._start
+        _every.add(self)
+        self.follow_diversion()
 
     def admit(self, exchange: Exchange) -> bool:
         """Append the ``attempt`` record where policy wants one; say whether the application may run."""
@@ -67,6 +74,8 @@ class Pipeline:
         recorder = self.recorder
         try:
             try:
+                if exchange.exemption is not None and self._is_exempt(exchange):
+                    return -1
                 return recorder.append(b"request", exchange.close(time.perf_counter_ns()))
             except JournalError:
                 raise
@@ -98,6 +107,23 @@ class Pipeline:
     def event(self, record: AuditRecord) -> int:
         """Append an ``event`` record; raise `JournalError` when the journal cannot take it."""
         return self.recorder.append(b"event", record)
+
+    def follow_diversion(self) -> None:
+        """Write where `divert` says, or to the recorder of one's own."""
+        self.recorder = _diversion(self) if _diversion is not None else self._own_recorder
+        self.is_waiting = self.recorder.watermark is not None
+
+    def _is_exempt(self, exchange: Exchange) -> bool:
+        """Say whether this request shall not be recorded; that it is exempt is on record once for each stream."""
+        exemption = exchange.exemption
+        if exemption is None or exchange.attempt is not None or not exemption.holds(today()):
+            return False  # an attempt without its outcome would look like a process that was killed
+        route = exchange.route or exchange.path
+        key = (self.recorder.stream, exchange.method, route)
+        if key not in self._exempted:
+            self.event(exchange.event("audit.exempt", resource=("route", route), reason=exemption.reason))
+            self._exempted.add((self.recorder.stream, exchange.method, route))
+        return True
 
     def close(self) -> None:
         """Stop the keeper, seal the ``close`` record, try once more to deliver: two seconds at most. Never raises."""
@@ -139,6 +165,22 @@ class Pipeline:
                 LOGGER.warning("%s: %s (%s)", *problem)
             atexit.register(self.close)
         self._keeper.start()
+
+
+_every: Final[weakref.WeakSet[Pipeline]] = weakref.WeakSet()
+_diversion: Callable[[Pipeline], Recorder] | None = None
+
+
+def divert(diversion: Callable[[Pipeline], Recorder] | None) -> Callable[[Pipeline], Recorder] | None:
+    """Let every pipeline, now and later, write to the recorder that ``diversion`` gives it; None ends that.
+
+    For tests that look at what was recorded. Returns what was in force before.
+    """
+    global _diversion
+    before, _diversion = _diversion, diversion
+    for pipeline in list(_every):
+        pipeline.follow_diversion()
+    return before
 
 
 _shared: dict[tuple[Settings, str], Pipeline] = {}

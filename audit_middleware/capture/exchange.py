@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any, Final
 
+from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
@@ -62,6 +63,7 @@ class CurrentAudit:
     outcome: Outcome | None = None
     reason: str | None = None
     route: str | None = None
+    exemption: Exemption | None = None
 
     def __init__(self, request_id: str = "") -> None:
         self.request_id = request_id

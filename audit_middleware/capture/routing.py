@@ -16,15 +16,26 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
     """
     route = scope.get("route")
     path = getattr(route, "path", None) if route is not None else None
-    if not isinstance(path, str):
-        return None
+    if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
+        context = scope["fastapi"].get("effective_route_context")
+        if context is not None and context.original_route is route:
+            path = context.path
     root = scope.get("root_path", "")
     if root == initial_root:
-        return path or "/"
+        return (path or "/") if isinstance(path, str) else None
+    if not isinstance(path, str) or _is_mount(route):
+        if hasattr(scope.get("endpoint"), "routes"):
+            return None
+        return f"{root.removeprefix(initial_root)}/*"  # a mounted app without routes that can be seen: static files
     mounted = root.removeprefix(initial_root)
     if not mounted or mounted == path:
         return path or "/"
     return _mount_template(mounted, path, scope.get("path_params") or {}) + path
+
+
+def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
+    """Whether this is what an app is mounted with: it matched, and no route of that app did."""
+    return not hasattr(route, "endpoint") and hasattr(route, "app")
 
 
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:

@@ -10,5 +10,6 @@ from audit_middleware.testing.collector import SimulatedCollector
 from audit_middleware.testing.faults import Behaviour
 from audit_middleware.testing.files import FaultyFiles, FileCall
 from audit_middleware.testing.power import PowerLossFiles
+from audit_middleware.testing.recording import Recording, recording
 
-__all__ = ["Behaviour", "FaultyFiles", "FileCall", "PowerLossFiles", "SimulatedCollector"]
+__all__ = ["Behaviour", "FaultyFiles", "FileCall", "PowerLossFiles", "Recording", "SimulatedCollector", "recording"]

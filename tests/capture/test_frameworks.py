@@ -13,6 +13,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Sim
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 
 from audit_middleware import AuditMiddleware, Principal, current_audit
@@ -51,6 +52,40 @@ def test_fastapi_routes_prefixes_and_path_parameters(audited, tmp_path):
         ("GET none", 404, {"type": "path", "id": "/nowhere"}),
         ("POST /v1/orders/{order_id}", 405, {"type": "v1/orders", "id": "7"}),
     ]
+
+
+def test_routers_included_with_prefixes_in_each_other_show_the_whole_template(audited, tmp_path):
+    inner, outer, app = APIRouter(prefix="/orders"), APIRouter(prefix="/v1"), FastAPI()
+
+    @inner.get("/{order_id}")
+    def read(order_id: int):
+        return order_id
+
+    @inner.websocket("/{order_id}/live")
+    async def live(websocket: WebSocket):
+        await websocket.accept()
+        await websocket.close()
+
+    outer.include_router(inner, prefix="/shop")
+    app.include_router(outer, prefix="/api")
+    client = audited(app)
+    client.get("/api/v1/shop/orders/7")
+    client.get("/api/v1/shop/orders/x")
+    with client.websocket_connect("/api/v1/shop/orders/7/live"):
+        pass
+    assert [record["http"]["route"] for record in records(tmp_path)] == [
+        "/api/v1/shop/orders/{order_id}", "/api/v1/shop/orders/{order_id}", "/api/v1/shop/orders/{order_id}/live",
+    ]  # fmt: skip
+
+
+def test_static_files_are_on_record_with_their_mount(audited, tmp_path):
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    client = audited(Starlette(routes=[Mount("/static", StaticFiles(directory=tmp_path))]))
+    client.get("/static/logo.svg")
+    client.get("/static/nothing.svg")
+    assert [(r["http"]["route"], r["http"]["status"], r.get("defects")) for r in records(tmp_path)] == [
+        ("/static/*", 200, None), ("/static/*", 404, None),
+    ]  # fmt: skip
 
 
 def test_mounted_apps_are_joined_with_the_path_they_are_mounted_at(audited, tmp_path):

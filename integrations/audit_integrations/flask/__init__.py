@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
 from audit_middleware.capture import FAILED, ROUTE
+from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture.coverage import EntryPoint
 from audit_middleware.config import SETTINGS, variable
 
 try:
@@ -16,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Flask is missing: pip install 'audit-ready[flask]'", name=error.name) from error
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "entry_points"]
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 _EXTENSION: Final = "audit"
@@ -104,3 +106,14 @@ def _user() -> object:
     except Exception:  # an app's own user object may raise anything; who it is stays a defect of the record
         LOGGER.exception("audit: the user of Flask-Login cannot be read")
         return FAILED
+
+
+def entry_points(app: Flask) -> Iterator[EntryPoint]:
+    """Yield every rule of an app's URL map with each of its methods; those that Flask adds itself are left out."""
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions.get(rule.endpoint)
+        rules = rules_of(view)
+        exemption = rules.exemption if rules is not None else None
+        methods = (rule.methods or set()) - {"OPTIONS"}
+        for method in sorted(methods - ({"HEAD"} if "GET" in methods else set())):
+            yield EntryPoint("http", method, rule.rule, rule.endpoint, exemption)

@@ -1,0 +1,1 @@
+"""pytest: the ``audit_log`` fixture and the coverage gate."""

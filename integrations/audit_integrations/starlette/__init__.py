@@ -1,0 +1,56 @@
+"""Starlette and FastAPI: what can be called in an application, for audit coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture.coverage import ANY, EntryPoint
+
+__all__ = ["entry_points"]
+
+
+def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes, whatever wraps it
+    """Yield every route of a Starlette or FastAPI app, mounted apps and websockets included."""
+    yield from _walk(app.routes, "")
+
+
+def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
+    for route in routes:
+        if hasattr(route, "include_context"):  # FastAPI resolves the routers it includes when it is asked to
+            from fastapi.routing import iter_route_contexts
+
+            yield from _walk(iter_route_contexts([route]), mounted)
+        elif getattr(route, "routes", None):
+            yield from _walk(route.routes, mounted + route.path)
+        else:
+            yield from _points(route, mounted)
+
+
+def _points(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
+    template, endpoint = mounted + (getattr(route, "path", None) or ""), getattr(route, "endpoint", None)
+    name = str(getattr(route, "name", None) or getattr(endpoint, "__name__", ""))
+    rules = rules_of(endpoint)
+    exemption = rules.exemption if rules is not None else None
+    if endpoint is None:  # an app without routes that can be seen, such as static files
+        yield EntryPoint("http", ANY, f"{template}/*", name)
+        return
+    methods = getattr(route, "methods", None)
+    if methods is None and _is_websocket(route):
+        yield EntryPoint("websocket", "GET", template, name, exemption)
+        return
+    for method in sorted(methods or _methods_of(endpoint)):
+        if method != "HEAD" or "GET" not in (methods or ()):
+            yield EntryPoint("http", method, template, name, exemption)
+
+
+def _is_websocket(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
+    original = getattr(route, "original_route", route)
+    return any("WebSocket" in each.__name__ for each in type(original).__mro__)
+
+
+def _methods_of(endpoint: object) -> set[str]:
+    """Return the methods that a class of endpoints has, ``*`` for one that takes all."""
+    named = {method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if hasattr(endpoint, method.lower())}
+    return named or {ANY}

@@ -1,0 +1,160 @@
+"""``@audited``: action, resource and exemption written beside a function, for every framework."""
+
+import datetime as dt
+import functools
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from flask import Flask
+from starlette.testclient import TestClient
+
+from audit_integrations.flask import Audit
+from audit_middleware import AuditMiddleware, ConfigurationError, audited, current_audit
+from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture.exemption import Exemption
+from tests.capture.kit import make_pipeline, records
+
+
+@pytest.fixture
+def app(tmp_path):
+    app = FastAPI()
+    app.add_middleware(AuditMiddleware, pipeline=make_pipeline(tmp_path))
+    return app
+
+
+def said(tmp_path):
+    return [(record["action"], record["resource"]["type"], record["resource"]["id"]) for record in records(tmp_path)]
+
+
+def test_a_view_names_its_action_and_fills_its_resource(app, tmp_path):
+    @app.post("/orders/{order_id}/refund")
+    @audited("orders.refund", resource="order:{order_id}")
+    def refund(order_id: int, amount: int = 0):
+        return order_id
+
+    @app.get("/orders/{order_id}")
+    @audited("orders.read", resource="order:{order_id}")
+    async def read(order_id: int):
+        return order_id
+
+    client = TestClient(app)
+    client.post("/orders/7/refund")
+    client.get("/orders/8")
+    assert said(tmp_path) == [("orders.refund", "order", "7"), ("orders.read", "order", "8")]
+
+
+def test_a_function_that_is_no_view_speaks_for_its_request(app, tmp_path):
+    @audited("orders.refund", resource="order:{number}/{part}")
+    def business(number, *, part="all"):
+        return number
+
+    app.get("/")(lambda: business(7))
+    TestClient(app).get("/")
+    assert said(tmp_path) == [("orders.refund", "order", "7/all")]
+    assert business(8) == 8  # outside a request it is the function it was
+
+
+def test_what_the_function_says_wins(app, tmp_path):
+    @app.get("/")
+    @audited("orders.read", resource="order:*")
+    def read():
+        current_audit().action = "orders.export"
+
+    TestClient(app).get("/")
+    assert said(tmp_path) == [("orders.export", "order", "*")]
+
+
+def test_it_works_under_flask(tmp_path):
+    app = Flask("shop")
+
+    @app.get("/orders/<int:order_id>")
+    @audited("orders.read", resource="order:{order_id}")
+    def read(order_id):
+        return str(order_id)
+
+    Audit(app, pipeline=make_pipeline(tmp_path))
+    app.test_client().get("/orders/7")
+    assert said(tmp_path) == [("orders.read", "order", "7")]
+
+
+def test_an_exempt_request_is_not_recorded_and_the_exemption_is_once(app, tmp_path):
+    app.get("/health")(audited(exempt="asked twice a second")(health))
+    client = TestClient(app)
+    for _ in range(3):
+        assert client.get("/health").status_code == 200
+    client.get("/nowhere")
+    assert [record["http"]["path"] for record in records(tmp_path)] == ["/nowhere"]
+    (event,) = records(tmp_path, "event")
+    assert (event["action"], event["resource"], event["reason"]) == (
+        "audit.exempt", {"type": "route", "id": "/health"}, "asked twice a second",
+    )  # fmt: skip
+
+
+def health():
+    return "ok"
+
+
+def test_an_exemption_ends_with_its_last_day(app, tmp_path, monkeypatch):
+    app.get("/health")(audited(exempt="until we know better", until="2026-11-30")(health))
+    client = TestClient(app)
+    for day in (30, 1):
+        month = 11 if day == 30 else 12
+        monkeypatch.setattr("audit_middleware.pipeline.today", lambda day=day, month=month: dt.date(2026, month, day))
+        client.get("/health")
+    assert len(records(tmp_path)) == 1
+
+
+def test_an_exempt_request_that_had_an_attempt_is_recorded(app, tmp_path):
+    """An attempt without its outcome looks like a process that was killed."""
+    app.post("/health")(audited(exempt="harmless")(health))
+    TestClient(app).post("/health")
+    assert len(records(tmp_path, "attempt")) == len(records(tmp_path)) == 1
+
+
+def test_a_request_that_never_reached_the_exempt_view_is_recorded(app, tmp_path):
+    def guard():
+        raise HTTPException(403)
+
+    app.get("/health", dependencies=[Depends(guard)])(audited(exempt="harmless")(health))
+    TestClient(app).get("/health")
+    assert records(tmp_path)[0]["outcome"] == "denied"
+
+
+def test_an_argument_that_cannot_be_shown_is_a_defect_and_no_error(app, tmp_path):
+    class Bad:
+        def __str__(self):
+            raise ValueError
+
+    @audited(resource="order:{order}")
+    def business(order):
+        return "ok"
+
+    app.get("/")(lambda: business(Bad()))
+    assert TestClient(app).get("/").status_code == 200
+    assert "resource" in records(tmp_path)[0]["defects"]
+
+
+def test_its_rules_are_seen_through_wrappers():
+    decorated = audited(exempt="why", until="2027-01-31")(health)
+
+    @functools.wraps(decorated)
+    def wrapper():
+        return decorated()
+
+    assert rules_of(wrapper).exemption == Exemption("why", dt.date(2027, 1, 31))
+    assert rules_of(health) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"resource": "order"}, "not of the form"),
+        ({"resource": "order:{nothing}"}, "no argument 'nothing'"),
+        ({"exempt": " "}, "needs a reason"),
+        ({"exempt": "why", "until": "tomorrow"}, "no day such as"),
+        ({"until": "2027-01-31"}, "say why"),
+    ],
+)
+def test_nonsense_is_refused_where_it_is_written(arguments, says):
+    with pytest.raises(ConfigurationError, match=says):
+        audited(**arguments)(health)
