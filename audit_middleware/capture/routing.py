@@ -20,6 +20,8 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
         context = scope["fastapi"].get("effective_route_context")
         if context is not None and context.original_route is route:
             path = context.path
+    elif route is None:
+        path = scope.get("path_template")  # Litestar's
     root = scope.get("root_path", "")
     if root == initial_root:
         return (path or "/") if isinstance(path, str) else None
