@@ -118,7 +118,7 @@ class Pipeline:
         exemption = exchange.exemption
         if exemption is None or exchange.attempt is not None or not exemption.holds(today()):
             return False  # an attempt without its outcome would look like a process that was killed
-        route = exchange.route or exchange.path
+        route = exchange.route or UNKNOWN  # never the path: clients choose it, and what was said is remembered
         key = (self.recorder.stream, exchange.method, route)
         if key not in self._exempted:
             self.event(exchange.event("audit.exempt", resource=("route", route), reason=exemption.reason))

@@ -125,9 +125,10 @@ class Answer:
         exchange, observer = self._exchange, self._observer
         exchange.is_closed = True
         self._note_route()
-        if observer.query_parameters:
+        names = observer.query_parameters + exchange.query_parameters
+        if names:
             query = self._environ.get("QUERY_STRING", "").encode("latin-1", "replace")
-            exchange.take_query(query, observer.query_parameters)
+            exchange.take_query(query, names)
 
     def _note_route(self) -> None:
         if self._exchange.route is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
@@ -28,14 +28,21 @@ class Rules(NamedTuple):
     action: str | None = None
     resource: str | None = None
     exemption: Exemption | None = None
+    query: tuple[str, ...] = ()
 
 
 def audited(
-    action: str | None = None, *, resource: str | None = None, exempt: str | None = None, until: str | None = None
+    action: str | None = None,
+    *,
+    resource: str | None = None,
+    query: Iterable[str] = (),
+    exempt: str | None = None,
+    until: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Name the ``action`` and ``resource`` of whatever the decorated function does for a request.
 
-    ``resource`` is ``"type:{argument}"``, filled from the function's arguments. ``exempt`` is the reason why requests
+    ``resource`` is ``"type:{argument}"``, filled from the function's arguments. ``query`` names the parameters of the
+    query string that may be recorded, besides those of the settings. ``exempt`` is the reason why requests
     that reach the function are not recorded, ``until`` the last day of that (``2027-01-31``, UTC): that a route is
     exempt is on record itself, and a request that had an attempt record is recorded all the same. What the function
     says through `current_audit` wins. Raises `ConfigurationError` for a template or a date that is none.
@@ -46,7 +53,10 @@ def audited(
         raise ConfigurationError("audited: an exemption needs a reason")
     if until is not None and exempt is None:
         raise ConfigurationError("audited: until is the end of an exemption; say why with exempt")
-    rules = Rules(action, resource, Exemption(exempt, _day(until)) if exempt is not None else None)
+    if isinstance(query, str):
+        raise ConfigurationError(f"audited: query is a list of names, not the text {query!r}")
+    exemption = Exemption(exempt, _day(until)) if exempt is not None else None
+    rules = Rules(action, resource, exemption, tuple(query))
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         decorated = _decorated(function, rules)
@@ -75,6 +85,8 @@ def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
         audit = current_audit()
         if rules.action is not None and audit.action is None:
             audit.action = rules.action
+        if rules.query:
+            audit.query_parameters = rules.query
         if rules.exemption is not None:
             audit.exemption = rules.exemption
         if rules.resource is not None and audit.resource is None:

@@ -172,8 +172,9 @@ class Connection:
             exchange.path_params = scope.get("path_params")
             if exchange.route is None:
                 exchange.route = route_template(scope, self._initial_root)
-            if observer.query_parameters:
-                exchange.take_query(scope.get("query_string", b""), observer.query_parameters)
+            names = observer.query_parameters + exchange.query_parameters
+            if names:
+                exchange.take_query(scope.get("query_string", b""), names)
         except Exception as error:  # noqa: BLE001 - an application's own path parameters may raise anything
             self._pipeline.contain("the route of a request", error)
         if observer.identify is not None and exchange.principal is None:

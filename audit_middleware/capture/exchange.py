@@ -64,6 +64,7 @@ class CurrentAudit:
     reason: str | None = None
     route: str | None = None
     exemption: Exemption | None = None
+    query_parameters: tuple[str, ...] = ()
 
     def __init__(self, request_id: str = "") -> None:
         self.request_id = request_id

@@ -64,6 +64,19 @@ def test_what_the_function_says_wins(app, tmp_path):
     assert said(tmp_path) == [("orders.export", "order", "*")]
 
 
+def test_the_query_parameters_it_names_are_recorded_and_no_others(app, tmp_path):
+    @app.get("/orders")
+    @audited(query=["page"])
+    def orders():
+        return "ok"
+
+    app.get("/other")(lambda: "ok")
+    client = TestClient(app)
+    client.get("/orders?page=2&token=secret")
+    client.get("/other?page=2")
+    assert [record.get("details") for record in records(tmp_path)] == [{"query": {"page": ["2"]}}, None]
+
+
 def test_it_works_under_flask(tmp_path):
     app = Flask("shop")
 
@@ -150,6 +163,7 @@ def test_its_rules_are_seen_through_wrappers():
     [
         ({"resource": "order"}, "not of the form"),
         ({"resource": "order:{nothing}"}, "no argument 'nothing'"),
+        ({"query": "page"}, "a list of names"),
         ({"exempt": " "}, "needs a reason"),
         ({"exempt": "why", "until": "tomorrow"}, "no day such as"),
         ({"until": "2027-01-31"}, "say why"),

@@ -223,6 +223,37 @@ async def test_an_async_stream_nobody_reads_is_on_record_when_it_is_closed(async
 
 
 @pytest.mark.anyio
+async def test_a_client_that_leaves_an_async_stream_is_on_record_as_disconnected(project, tmp_path):
+    import asyncio
+
+    from django.core.asgi import get_asgi_application
+
+    left, sent = asyncio.Event(), []
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": "/endless",
+        "headers": [(b"host", b"localhost")], "query_string": b"", "client": ("10.1.2.3", 4711), "root_path": "",
+        "server": ("localhost", 80), "scheme": "http",
+    }  # fmt: skip
+    messages = iter([{"type": "http.request", "body": b""}])
+
+    async def receive():
+        for message in messages:
+            return message
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > 3:
+            left.set()
+
+    await asyncio.wait_for(get_asgi_application()(scope, receive, send), 10)
+    record = record_of(tmp_path)
+    assert record["http"]["ended"] == "disconnected"
+    assert record["http"]["response_bytes"] > 0
+
+
+@pytest.mark.anyio
 async def test_the_user_of_an_async_request_is_known(async_client, tmp_path):
     await async_client.alogin(username="alice", password="alice")
     await async_client.get("/async-hello")

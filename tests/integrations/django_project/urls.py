@@ -82,6 +82,15 @@ async def async_stream(request):
     return StreamingHttpResponse(lines())
 
 
+async def endless(request):
+    async def lines():
+        while True:
+            yield "x"
+            await asyncio.sleep(0.01)
+
+    return StreamingHttpResponse(lines())
+
+
 @api_view(["GET"])
 @authentication_classes([BasicAuthentication, TokenAuthentication])
 @permission_classes([IsAuthenticated])
@@ -95,7 +104,31 @@ def impersonated(request):
     return HttpResponse(b"x")
 
 
+def conforming_order(request, order_id):
+    audit = current_audit()
+    audit.principal, audit.action, audit.resource = "alice", "orders.act", ("order", order_id)
+    audit.details["cents"] = 1250
+    return HttpResponse(b"order!")
+
+
+def conforming_create(request):
+    assert request.body
+    return HttpResponse(status=204)
+
+
+def conforming_stream(request):
+    return StreamingHttpResponse(iter([b"a" * 10, b"b" * 10, b"c" * 10]))
+
+
+conformance = [
+    path("orders/<int:order_id>", conforming_order),
+    path("orders", conforming_create),
+    path("denied", denied),
+    path("broken", broken),
+    path("stream", conforming_stream),
+]
 urlpatterns = [
+    path("conformance/", include(conformance)),
     path("admin/", admin.site.urls),
     path("hello/", hello),
     path("orders/<int:pk>/", order),
@@ -109,6 +142,7 @@ urlpatterns = [
     path("file", file),
     path("async-hello", async_hello),
     path("async-stream", async_stream),
+    path("endless", endless),
     path("api/<int:pk>", api),
     path("impersonated", impersonated),
 ]
