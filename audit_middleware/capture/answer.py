@@ -129,6 +129,9 @@ class Answer:
         if names:
             query = self._environ.get("QUERY_STRING", "").encode("latin-1", "replace")
             exchange.take_query(query, names)
+        if exchange.body_fields:
+            content_type = self._environ.get("CONTENT_TYPE") or ""
+            exchange.take_body(content_type, is_expected=exchange.request_bytes > 0)
 
     def _note_route(self) -> None:
         if self._exchange.route is not None:

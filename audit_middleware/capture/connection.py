@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from audit_middleware.capture import refusal
+from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
@@ -62,7 +63,10 @@ class Connection:
         kind = message["type"]
         exchange = self._exchange
         if kind == "http.request":
-            exchange.request_bytes += len(message.get("body", b""))
+            chunk = message.get("body", b"")
+            exchange.request_bytes += len(chunk)
+            if chunk and is_asked():
+                exchange.keep_body(chunk)
         elif kind == "websocket.receive":
             exchange.request_bytes += _websocket_bytes(message)
         elif kind == "http.disconnect":
@@ -77,6 +81,8 @@ class Connection:
         """Pass on what the application answers; the last message once the record is where policy wants it."""
         kind = message["type"]
         exchange = self._exchange
+        if exchange.is_refused:  # whatever the application says to that, the client gets the refusal
+            return
         if kind == "http.response.body":
             exchange.response_bytes += len(message.get("body", b""))
             is_last = not message.get("more_body", False) or self._is_reached()
@@ -175,6 +181,9 @@ class Connection:
             names = observer.query_parameters + exchange.query_parameters
             if names:
                 exchange.take_query(scope.get("query_string", b""), names)
+            if exchange.body_fields:
+                length = _header(scope, b"content-length")
+                exchange.take_body(_header(scope, b"content-type"), is_expected=length not in {"", "0"})
         except Exception as error:  # noqa: BLE001 - an application's own path parameters may raise anything
             self._pipeline.contain("the route of a request", error)
         if observer.identify is not None and exchange.principal is None:
@@ -206,6 +215,10 @@ class Connection:
         headers = [(name.encode(), value.encode()) for name, value in refusal.headers(body)]
         await self._send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
 
 
 def _websocket_bytes(message: Message) -> int:

@@ -6,11 +6,12 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture import refusal
+from audit_middleware.capture.body import KeptBody
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
@@ -21,7 +22,9 @@ from audit_middleware.capture.meaning import (
     said_resource,
 )
 from audit_middleware.capture.redaction import allowed_parameters
+from audit_middleware.capture.said import CurrentAudit, NoAudit, OnFailure
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
+from audit_middleware.errors import RequestRefused
 from audit_middleware.plain import Plainer
 from audit_middleware.record import (
     UNKNOWN,
@@ -48,34 +51,11 @@ MAX_REASON: Final = 1024
 MAX_ACTION: Final = 256
 
 
-class CurrentAudit:
-    """What application code may say about the request at hand; whatever it leaves unset is observed.
+class Gate(Protocol):
+    """Who knows whether a record can be kept: the pipeline."""
 
-    ``principal`` takes a `Principal`, a user name, or a user object; ``resource`` a `Resource`, ``(type, id)`` or
-    ``"type:id"``; ``outcome`` one of success, denied, failure; ``details`` is a dictionary of plain values; ``route``
-    is the template of the route, for frameworks that do not leave it where an adapter can see it.
-    What is said after the last byte of the answer was handed to the server is not on record.
-    """
-
-    principal: Any = None
-    action: str | None = None
-    resource: Resource | tuple[str, object] | str | None = None
-    outcome: Outcome | None = None
-    reason: str | None = None
-    route: str | None = None
-    exemption: Exemption | None = None
-    query_parameters: tuple[str, ...] = ()
-
-    def __init__(self, request_id: str = "") -> None:
-        self.request_id = request_id
-        self.details: dict[str, Any] = {}
-
-    def failed(self, error: BaseException) -> None:
-        """Say that nobody handled ``error``, for a framework that answers it before an adapter can see it."""
-
-
-class NoAudit(CurrentAudit):
-    """What `current_audit` gives outside a request: everything can be said to it, nothing is recorded."""
+    def vouches(self, exchange: Exchange) -> bool:
+        """Say whether the record of ``exchange`` can be kept, as far as can be known now."""
 
 
 class Exchange(CurrentAudit):
@@ -92,8 +72,17 @@ class Exchange(CurrentAudit):
     auth: bytes | None = None
     user: Any = None
     path_params: object = None
-    query: dict[str, list[str]] | None = None
-    is_query_unread = False
+    parameters: dict[str, Any] | None = None
+    """What allow-lists let through, by where it stood: ``query``, ``body``."""
+    unread: tuple[str, ...] = ()
+    """Where something should have been looked at and could not be read."""
+    body: KeptBody | None = None
+    read_body: Callable[[], bytes | None] | None = None
+    """How to get the body for a framework that has read it, or will, where no adapter sees it."""
+    gate: Gate | None = None
+    is_refused = False
+    """Whether the view did not run because of its own policy, and the client is to be told so."""
+    is_attempt_lost = False
     status: int | None = None
     request_bytes = 0
     response_bytes = 0
@@ -119,12 +108,53 @@ class Exchange(CurrentAudit):
         if self.reason is None:
             self.reason = type(error).__name__
 
+    def is_refused_by(self, on_failure: OnFailure) -> bool:
+        """Hold this request to a policy of its own; say whether it must not be carried out under that."""
+        self.on_failure = on_failure
+        if on_failure == "allow" or self.gate is None or self.gate.vouches(self):
+            return False
+        self.is_refused = self.status is None  # an answer that has begun cannot be replaced any more
+        return True
+
+    def note_refusal(self) -> None:
+        """Note that the client gets `refusal` whatever the application makes of the exception."""
+        if not self.is_closed:
+            self.status, self.ended, self.reason = refusal.STATUS, "complete", RequestRefused.__name__
+
     def take_query(self, query: bytes, names: Collection[str]) -> None:
         """Take the query parameters that the allow-list ``names``; a query that cannot be read is a defect."""
         try:
-            self.query = allowed_parameters(query, names)
+            found = allowed_parameters(query, names)
         except ValueError:
-            self.is_query_unread = True
+            self.unread += ("query",)
+        else:
+            self._take("query", found)
+
+    def want_body(self, names: tuple[str, ...]) -> None:
+        """Say which fields of the request's body may be recorded; call it before the body is read."""
+        self.body_fields = names
+        content = self.read_body() if self.read_body is not None and self.body is None else None
+        if content:
+            self.keep_body(content)
+
+    def keep_body(self, chunk: bytes) -> None:
+        """Keep a chunk of the body until the record is made."""
+        self.body = self.body or KeptBody()
+        self.body.add(chunk)
+
+    def take_body(self, content_type: str, *, is_expected: bool) -> None:
+        """Take the fields of the body that the allow-list names; one that cannot be read, or was not, is a defect."""
+        try:
+            if self.body is not None:
+                self._take("body", self.body.fields(content_type, self.body_fields))
+        except ValueError:
+            self.unread += ("body",)
+        else:
+            self.unread += ("body",) if is_expected and self.body is None else ()
+
+    def _take(self, where: str, found: dict[str, Any] | None) -> None:
+        if found:
+            self.parameters = {**(self.parameters or {}), where: found}
 
     def attempted(self) -> AuditRecord:
         """Return the ``attempt`` record: who it is and what it comes to is not known yet, and says so."""
@@ -191,9 +221,9 @@ class Exchange(CurrentAudit):
         outcome = said_outcome(self.outcome, notes) if self.outcome is not None else None
         action = self._said_action(notes) if self.action is not None else ""
         reason = self._reason(notes) if self.reason is not None else None
-        details = self._details(notes) if self.details or self.query else None
-        if self.is_query_unread:
-            notes.defects.append("details.query")
+        details = self._details(notes) if self.details or self.parameters else None
+        if self.unread:
+            notes.defects += [f"details.{where}" for where in self.unread]
         trace = self._trace(notes)
         http = Http(
             method,
@@ -271,8 +301,8 @@ class Exchange(CurrentAudit):
     def _details(self, notes: Plainer) -> dict[str, Any]:
         said = notes.value(self.details, "details")
         details = said if isinstance(said, dict) else {"said": said}
-        if self.query:
-            details["query"] = notes.value(self.query, "details.query")
+        for where, found in (self.parameters or {}).items():
+            details[where] = notes.value(found, f"details.{where}")
         return details
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from audit_middleware import config
+from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.trace_ids import trace_ids
@@ -64,6 +65,24 @@ class Observer:
             self.pipeline = shared_pipeline(self.settings, service, self._keyring)
         return self.pipeline
 
+    def admits(self, pipeline: Pipeline, exchange: Exchange, view: Callable[[], object]) -> bool:
+        """Append the attempt record; say whether the application may run.
+
+        ``view`` finds what the framework would call. It is asked only when the record cannot be kept and the policy
+        of the settings denies: the view's own may allow.
+        """
+        if pipeline.admit(exchange):
+            return True
+        try:
+            rules = rules_for(view(), exchange.method)
+        except Exception as error:  # noqa: BLE001 - a framework's router may raise anything
+            pipeline.contain("the policy of a view", error)
+            return False
+        if rules is None or rules.on_failure != "allow":
+            return False
+        exchange.on_failure = rules.on_failure
+        return True
+
     def begin(
         self,
         pipeline: Pipeline,
@@ -75,6 +94,7 @@ class Observer:
         """Begin an exchange; ``seen`` holds raw values of `HEADERS` by their CGI names, ``client`` address and port."""
         exchange = Exchange(pipeline.service, pipeline.recorder.new_request_id(), method, path, time.perf_counter_ns())
         get = seen.get
+        exchange.gate = pipeline
         exchange.user_agent = get("HTTP_USER_AGENT")
         exchange.client_request_id = get("HTTP_X_REQUEST_ID")
         exchange.auth = get("HTTP_AUTHORIZATION") or (b"api-key" if "HTTP_X_API_KEY" in seen else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 ROUTE: Final = "audit_middleware.route"
@@ -33,6 +33,23 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
     if not mounted or mounted == path:
         return path or "/"
     return _mount_template(mounted, path, scope.get("path_params") or {}) + path
+
+
+def endpoint_of(scope: Mapping[str, Any]) -> object:
+    """Return what the router of a Starlette or FastAPI app would call; None when that cannot be seen."""
+    return _endpoint(getattr(scope.get("app"), "routes", None) or (), dict(scope))
+
+
+def _endpoint(routes: Iterable[Any], scope: dict[str, Any]) -> object:
+    for route in routes:
+        match, found = route.matches(scope)
+        if match.name != "FULL":
+            continue
+        inner = {**scope, **found}
+        endpoint = inner.get("endpoint")
+        below = getattr(route, "routes", None) or getattr(endpoint, "routes", None)
+        return _endpoint(below, inner) if below else endpoint
+    return None
 
 
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
 from audit_middleware.capture import FAILED, ROUTE
-from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import EntryPoint
 from audit_middleware.config import SETTINGS, variable
 
@@ -53,7 +54,12 @@ class Audit:
             raise ConfigurationError(f"audit.E012: {app.name} is audited already: remove the second Audit(app)")
         given = self._settings if self._pipeline is not None else {**_settings_of(app), **self._settings}
         middleware = AuditWSGIMiddleware(
-            app.wsgi_app, identify=self._identify, title=app.name, pipeline=self._pipeline, **given
+            app.wsgi_app,
+            identify=self._identify,
+            title=app.name,
+            find_view=partial(_view, app),
+            pipeline=self._pipeline,
+            **given,
         )
         app.wsgi_app = middleware  # type: ignore[method-assign] # Flask's documented way to add WSGI middleware
         app.extensions[_EXTENSION] = self
@@ -69,6 +75,12 @@ def _settings_of(app: Flask) -> dict[str, Any]:
     if unknown:
         raise ConfigurationError(f"audit.E001: unknown setting {', '.join(unknown)} in the config of {app.name}")
     return {_VARIABLES[name]: value for name, value in given.items()}
+
+
+def _view(app: Flask, environ: dict[str, Any]) -> object:
+    """Return the view that the URL map leads to; raises what the map raises when there is none."""
+    endpoint, _ = app.url_map.bind_to_environ(environ).match()
+    return app.view_functions.get(endpoint)
 
 
 def _note_route(_app: Flask, **_: object) -> None:
@@ -112,8 +124,8 @@ def entry_points(app: Flask) -> Iterator[EntryPoint]:
     """Yield every rule of an app's URL map with each of its methods; those that Flask adds itself are left out."""
     for rule in app.url_map.iter_rules():
         view = app.view_functions.get(rule.endpoint)
-        rules = rules_of(view)
-        exemption = rules.exemption if rules is not None else None
         methods = (rule.methods or set()) - {"OPTIONS"}
         for method in sorted(methods - ({"HEAD"} if "GET" in methods else set())):
+            rules = rules_for(view, method)
+            exemption = rules.exemption if rules is not None else None
             yield EntryPoint("http", method, rule.rule, rule.endpoint, exemption)
