@@ -208,6 +208,42 @@ class Quarantined(Payload, frozen=True):
     seq: Count | None = None
 
 
+class Retained(Payload, frozen=True):
+    """``rec`` of ``retention``: the entries of a log have expired, and go; what remains of it still verifies.
+
+    ``manifest`` is the SHA-256 (hex) of the log's ``expired`` file, which says of each stream what was there.
+    """
+
+    service: str
+    origin: str
+    size: Count
+    root: str
+    keep: str
+    expires: str
+    streams: Count
+    manifest: str
+    plan: str
+    by: str
+
+
+class Held(Payload, frozen=True):
+    """``rec`` of ``hold``: what a case needs may not go, whatever its retention; empty lists and None are everything.
+
+    A hold counts from ``placed`` to ``released``, and a release takes two people; ``since`` and ``until`` are days,
+    both included.
+    """
+
+    service: str
+    case: str
+    state: Literal["placed", "confirmed", "release_asked", "released"]
+    reason: str
+    by: str
+    services: list[str] = []
+    principals: list[str] = []
+    since: str | None = None
+    until: str | None = None
+
+
 APPLICATION_TYPES: Final = frozenset({"attempt", "request", "event", "task", "call"})
 COLLECTOR_TYPES: Final = frozenset(
     ["ingest", "gap", "conflict", "quarantine", "retention", "hold", "erasure", "access", "export", "review", "anchor"]
@@ -216,6 +252,9 @@ COLLECTOR_TYPES: Final = frozenset(
 
 COLLECTOR_SERVICE: Final = "audit-collector"
 """Service of a collector's own records; nobody may deliver for it."""
+
+COLLECTOR_CLASS: Final = "collector"
+"""The class of the logs in which a collector says what was held and what was deleted; they stay for ever."""
 
 PAYLOADS: Final[dict[str, type[Payload]]] = {
     **dict.fromkeys(sorted(APPLICATION_TYPES), AuditRecord),
@@ -227,6 +266,8 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     "gap": GapFound,
     "conflict": ConflictFound,
     "quarantine": Quarantined,
+    "retention": Retained,
+    "hold": Held,
 }
 
 

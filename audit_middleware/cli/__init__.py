@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "demo": "Show the main job on real processes, and prove it.",
     "keys": "Make application keys.",
     "rebuild-index": "Build the search index anew from the ledger.",
+    "retention": "Show what has expired, delete it by a plan, hold what a case needs.",
     "search": "Search the records of a collector.",
     "ship": "Deliver a spool to a collector.",
     "spool": "Look into a spool.",

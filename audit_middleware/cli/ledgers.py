@@ -13,6 +13,8 @@ from audit_middleware.errors import ConfigurationError, VerificationError
 from audit_middleware.tlog.checkpoint import open_checkpoint
 from audit_middleware.tlog.note import MAX_NOTE, Verifier, is_key_name
 from audit_middleware.tlog.reader import LogReader, ReadFile
+from audit_middleware.verify.expired import FILE as EXPIRED
+from audit_middleware.verify.expired import order_of
 from audit_middleware.verify.ledger import Log, Scope
 from audit_middleware.verify.quarantine import folder_kept
 from audit_middleware.verify.rollback import KeptCheckpoint
@@ -72,7 +74,8 @@ def log_folders(path: Path) -> list[tuple[str, Path]]:
         return [(path.name, path)]
     root = path / "log" if (path / "log").is_dir() else path
     found = [folder for folder in root.glob("*/*") if _is_log(folder)]
-    return [("/".join(folder.parts[-2:]), folder) for folder in sorted(found, key=lambda folder: folder.name)]
+    named = [("/".join(folder.parts[-2:]), folder) for folder in found]
+    return sorted(named, key=lambda each: order_of(each[0]))
 
 
 def folder_reader(folder: Path) -> ReadFile:
@@ -113,7 +116,8 @@ def verifier_for(note: bytes, trusted: Sequence[Verifier], name: str | None) -> 
 def _log(name: str, folder: Path, trusted: Sequence[Verifier], *, is_named: bool) -> Log:
     read = folder_reader(folder)
     note = (read("checkpoint") or b"")[:MAX_NOTE]
-    return Log(name, LogReader(read, verifier_for(note, trusted, name if is_named else None)), folder)
+    reader = LogReader(read, verifier_for(note, trusted, name if is_named else None))
+    return Log(name, reader, folder, expired=read(EXPIRED))
 
 
 def _opens(note: bytes, verifier: Verifier) -> bool:

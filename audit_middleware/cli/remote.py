@@ -13,6 +13,8 @@ from audit_middleware.cli.ledgers import Target, Trust, read_vkeys
 from audit_middleware.errors import ConfigurationError, DeliveryError
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.reader import LogReader
+from audit_middleware.verify.expired import FILE as EXPIRED
+from audit_middleware.verify.expired import order_of
 from audit_middleware.verify.ledger import Log, Scope
 from audit_middleware.verify.rollback import KeptCheckpoint
 
@@ -56,6 +58,28 @@ class Remote:
             raise DeliveryError(f"{self.url}{path} answers {response.status_code}: {response.text[:300]}{hint}")
         return response
 
+    def json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Return what the collector answers, as an object; raise `DeliveryError` for a refusal, with its reason."""
+        import httpx
+
+        try:
+            response = self._client.request(method, path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise DeliveryError(f"{self.url} does not answer: {error}") from error
+        if SIGNATURE not in response.headers:
+            raise DeliveryError(f"{self.url}{path} answers {response.status_code}, but no collector does")
+        answer = _object(response.content)
+        if not response.is_success:
+            raise DeliveryError(f"{self.url} refuses: {answer.get('detail', response.status_code)}")
+        return answer
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DeliveryError(f"the answer is no JSON object: {error}") from error
+
 
 class RemoteLogs:
     """The logs of a collector, read file by file as an auditor would."""
@@ -72,7 +96,7 @@ class RemoteLogs:
         trusted = {verifier.public: verifier for verifier in trust.keys(offered)}
         keys = [trusted.get(verifier.public) or next(iter(trusted.values())) for verifier in offered]
         verifiers = [replace(key, name=verifier.name) for key, verifier in zip(keys, offered, strict=True)]
-        logs = [self._log(verifier) for verifier in sorted(verifiers, key=lambda each: each.name)]
+        logs = sorted((self._log(verifier) for verifier in verifiers), key=lambda log: order_of(log.name))
         return Target(logs, Scope([verifier.name for verifier in trust.explicit], kept))
 
     def _log(self, verifier: Verifier) -> Log:
@@ -82,7 +106,7 @@ class RemoteLogs:
             answer = self._remote.get(f"/log/{name}/{key}")
             return answer.content if answer is not None else None
 
-        return Log(name, LogReader(read, verifier))
+        return Log(name, LogReader(read, verifier), expired=read(EXPIRED))
 
 
 def pages(remote: Remote, parameters: Mapping[str, Any], limit: int) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records
+from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records, routes_retention
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem, busy, problem_response
 from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem
@@ -42,9 +42,14 @@ def create_app(collector: Collector) -> Starlette:
         routes=[
             Route("/v1/records", _records, methods=["GET", "POST"]),
             Route(f"{_LOG}/checkpoint", routes_log.checkpoint),
+            Route(f"{_LOG}/expired", routes_log.expired),
             Route(f"{_LOG}/checkpoints/{{size}}", routes_log.archived),
             Route(f"{_LOG}/tile/{{path:path}}", routes_log.tile),
             Route("/log.vkey", routes_log.vkeys),
+            Route("/v1/retention", _retention, methods=["GET", "POST"]),
+            Route("/v1/holds", routes_retention.place, methods=["POST"]),
+            Route("/v1/holds/{case}/confirm", routes_retention.confirm, methods=["POST"]),
+            Route("/v1/holds/{case}/release", routes_retention.release, methods=["POST"]),
             Route("/healthz", routes_health.health),
             Route("/readyz", routes_health.ready),
             Route("/metrics", routes_health.metrics),
@@ -61,6 +66,11 @@ def create_app(collector: Collector) -> Starlette:
 async def _records(request: Request) -> Response:
     """Deliver or search: one route, so that a wrong method is told of both."""
     return await (routes_ingest.ingest if request.method == "POST" else routes_records.search)(request)
+
+
+async def _retention(request: Request) -> Response:
+    """Show the plan or carry it out: one route, as above."""
+    return await (routes_retention.apply if request.method == "POST" else routes_retention.plan)(request)
 
 
 class _Signature:

@@ -15,7 +15,7 @@ from audit_middleware.collector.index_rows import Entry, service_of
 from audit_middleware.collector.index_schema import unusable
 from audit_middleware.collector.index_seal import IndexSeal
 from audit_middleware.collector.ingest import OWN_SERVICE
-from audit_middleware.collector.logs import Log, Logs
+from audit_middleware.collector.logs import FinishedLog, Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
@@ -48,7 +48,7 @@ def check_index(index: Index, logs: Logs) -> int:
         if root is not None and log.root(size) != root:
             raise unusable(index.path, f"it was made from another {log.origin}")
         missing += log.ledger.size - size
-    if strangers := set(index.origins().values()) - {log.origin for log in logs}:
+    if strangers := set(index.origins().values()) - {log.origin for log in logs.all}:
         raise unusable(index.path, f"it names {min(strangers)}, which is not here")
     return missing
 
@@ -56,7 +56,10 @@ def check_index(index: Index, logs: Logs) -> int:
 def catch_up(index: Index, logs: Logs, quarantine: Quarantine, capacity: int, progress: Progress) -> None:
     """Index what the logs hold beyond the index. Raises `StorageError`, or `BadLedger` for a damaged entry."""
     done, total = 0, check_index(index, logs)
-    for log in logs:
+    for log in logs.all:
+        if isinstance(log, FinishedLog):
+            absorb(index, log, capacity)
+            continue
         replay = _Replay(index, log, quarantine, capacity)
         for count in replay.run():
             done += count
@@ -79,6 +82,26 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
             catch_up(index, logs, quarantine, settings.limits.streams_in_memory, progress)
         finally:
             index.close()
+
+
+def absorb(index: Index, log: FinishedLog, capacity: int) -> None:
+    """Take the states of streams from what remains of an expired log, unless the index had them from its entries."""
+    if index.standing(log.origin) is not None:
+        return
+    streams = Streams(index.load_stream, capacity, *index.stream_totals())
+    for expired in log.manifest.streams:
+        streams.absorb(expired.stream, expired.service, expired.runs, is_closed=expired.closed)
+        if streams.is_crowded:
+            _put_finished(index, log, streams)
+            streams.trim()
+    _put_finished(index, log, streams)
+
+
+def _put_finished(index: Index, log: FinishedLog, streams: Streams) -> None:
+    index.flush()
+    number = index.log_number(log.origin)
+    index.put(Batch(number, log.origin, log.size, (), log.root, streams.take_moved()))
+    index.flush()
 
 
 class _Replay:

@@ -22,6 +22,7 @@ from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.problems import busy
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
+from audit_middleware.collector.retention.keeper import Retention
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.errors import StorageError
 
@@ -87,6 +88,11 @@ class Collector:
     def logs(self) -> Logs:
         """The logs."""
         return self._opened.logs
+
+    @property
+    def retention(self) -> Retention:
+        """What goes, and what is held."""
+        return self._opened.retention
 
     @property
     def reader(self) -> Reader:
@@ -157,6 +163,15 @@ class _Open:
         self._progress = progress
         self._desk: Desk | None = None
         self.committer = Committer(self, settings.limits)
+        self.retention = Retention(
+            settings.policy,
+            settings.keyring,
+            self.logs,
+            self.index,
+            self.quarantine,
+            submit=self.committer.submit,
+            sweeps=settings.retention_sweep,
+        )
         self._watch()
         self.committer.start()
 
@@ -165,9 +180,16 @@ class _Open:
         limits = self._settings.limits
         catch_up(self.index, self.logs, self.quarantine, limits.streams_in_memory, self._progress)
         self._desk = Desk(
-            self._settings.keyring, self.logs, self.index, self.quarantine, limits=limits, metrics=self._metrics
+            self._settings.keyring,
+            self.logs,
+            self.index,
+            self.quarantine,
+            policy=self._settings.policy,
+            limits=limits,
+            metrics=self._metrics,
         )
         self._desk.open(self.folder.name)
+        self.retention.start()
 
     def commit(self, batches: Sequence[Batch]) -> None:
         """Commit a group."""
@@ -188,6 +210,7 @@ class _Open:
         return self._desk
 
     def close(self) -> None:
+        self.retention.stop()
         self.committer.close()
         self.index.close()
         self._close_files()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -23,6 +23,7 @@ from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.own import OwnStream, counters
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
+from audit_middleware.collector.retention.policy import OWN_CLASS, Policy
 from audit_middleware.collector.streams import Streams
 from audit_middleware.errors import BadLedger
 from audit_middleware.record import Payload, StreamHead
@@ -30,6 +31,8 @@ from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp
 
+LASTING: Final = frozenset({"retention", "hold"})
+LIFE: Final = frozenset({"open", "beat", "close"})
 _RECHECKED: Final = 1000  # lines from quarantine in one group
 _log: Final = logging.getLogger(__name__)
 _tracer: Final = trace.get_tracer("audit_middleware.collector")
@@ -39,12 +42,21 @@ class Desk:
     """Commits groups of deliveries. Whatever it raises leaves the chain in doubt: the process stops accepting."""
 
     def __init__(
-        self, keyring: Keyring, logs: Logs, index: Index, quarantine: Quarantine, *, limits: Limits, metrics: Metrics
+        self,
+        keyring: Keyring,
+        logs: Logs,
+        index: Index,
+        quarantine: Quarantine,
+        *,
+        policy: Policy,
+        limits: Limits,
+        metrics: Metrics,
     ) -> None:
         self.clock: Callable[[], float] = time.time
         self.streams = Streams(index.load_stream, limits.streams_in_memory, *index.stream_totals())
         self._keyring = keyring
         self._logs = logs
+        self._policy = policy
         self._index = index
         self._quarantine = quarantine
         self._metrics = metrics
@@ -84,25 +96,36 @@ class Desk:
             group = self._new_group()
             for batch in batches:
                 self._judge_batch(batch, group)
-            note = self._finish(group)
-            span.set_attribute("audit.entries", len(group.lines))
+            notes = self._finish(group)
+            span.set_attribute("audit.entries", sum(len(part.lines) for part in group.parts))
             span.set_attribute("audit.batches", len(batches))
         for batch in batches:
-            self._resolve(batch, group.log, note)
+            self._resolve(batch, group.log_of(""), notes)
 
     def _new_group(self) -> Group:
         self._index.require_sound()
         now = self.clock()
-        log = self._logs.current(now)
-        return Group(log, timestamp(int(now * 1_000_000) * 1000).decode(), log.ledger.size)
+        known: dict[str, Log] = {}  # a group is committed at one moment
+
+        def log_of(service: str) -> Log:
+            log = known.get(service)
+            if log is None:
+                log = known[service] = self._logs.current(now, self._class_of(service))
+            return log
+
+        return Group(log_of, timestamp(int(now * 1_000_000) * 1000).decode())
+
+    def _class_of(self, service: str) -> str:
+        return self._policy.own_class if service == OWN_SERVICE else self._policy.class_of(service)
 
     def _judge_batch(self, batch: Batch, group: Group) -> None:
         """Judge the lines in order; one that cannot be kept ends the batch, which is asked for again."""
-        start = group.end
+        starts = group.ends()
+        group.said += batch.said
         self._judge.begin_batch()
         try:
             for line in batch.lines:
-                judged = self._judge.judge(line, batch.caller, group.log)
+                judged = self._judge.judge(line, batch.caller, group.log_of)
                 batch.verdicts.append(judged)
                 self._take(judged, batch.caller, group)
         except Problem as problem:
@@ -110,7 +133,11 @@ class Desk:
         except BadLedger as error:  # it was read to compare a line with what came before: nothing has moved
             _log.critical("a part of the ledger cannot be read: %s", error)
             batch.problem = busy("ledger-damaged", "what came before cannot be compared; see the log", seconds=60)
-        batch.placed = range(start, group.end)
+        batch.placed = {
+            part.log.path: range(starts.get(part.log.path, part.first), part.end)
+            for part in group.parts
+            if starts.get(part.log.path, part.first) < part.end
+        }
 
     def _take(self, judged: Judged, caller: Caller, group: Group) -> None:
         name = judged.name.decode()
@@ -136,43 +163,54 @@ class Desk:
         for item in held:
             caller = Caller(item.deliverer, frozenset(item.services), frozenset())
             try:
-                judged = self._judge.judge(item.line, caller, group.log)
+                judged = self._judge.judge(item.line, caller, group.log_of)
             except BadLedger as error:
                 _log.critical("a line in quarantine cannot be judged again: %s", error)
                 continue
             self._take(judged, caller, group)
         self._finish(group)
 
-    def _finish(self, group: Group) -> bytes:
-        """Make a group durable, in this order: quarantine, ledger, index; return the note that covers it."""
+    def _finish(self, group: Group) -> dict[str, bytes]:
+        """Make a group durable, in this order: quarantine, ledgers, index; return the notes that cover it, by log."""
         group.say_gaps(self._judge.events)
         group.say_deliveries()
         for said in group.said:
             self._seal_own(group, said.type, said.payload)
         self._quarantine.keep(list(group.held.values()))
-        note = self._append(group)
+        notes = self._append(group)
         for leaf, reason in group.moves.items():
             self._quarantine.move(leaf, reason)
-        return note
+        return notes
 
-    def _append(self, group: Group) -> bytes:
-        if not group.lines:
-            return group.log.ledger.checkpoint
-        commit = group.log.ledger.append(group.lines, group.leaves)
-        origin, root = group.log.origin, group.log.ledger.root
-        states, asides = self.streams.take_moved(), self._judge.asides
-        self._index.put(IndexBatch(self._number(origin), origin, commit.first, group.entries, root, states, asides))
-        self._judge.events, self._judge.asides = [], []
+    def _append(self, group: Group) -> dict[str, bytes]:
+        """Append to every log that has a part in the group, the one with the collector's own records last."""
+        notes: dict[str, bytes] = {}
+        batches: list[IndexBatch] = []
+        for part in group.parts:
+            log = part.log
+            commit = log.ledger.append(part.lines, part.leaves)
+            notes[log.path] = commit.checkpoint
+            batches.append(
+                IndexBatch(self._number(log.origin), log.origin, commit.first, part.entries, log.ledger.root)
+            )
+        if batches:
+            states, asides = self.streams.take_moved(), self._judge.asides
+            batches[0] = batches[0]._replace(streams=states, asides=asides)
+            self._index.put(*batches)
+            self._judge.events, self._judge.asides = [], []
         if self.streams.is_crowded:
             self._index.flush()
             self.streams.trim()
-        return commit.checkpoint
+        return notes
 
     def _number(self, origin: str) -> int:
         """Return the number of a log in the index; a new one comes behind those that wait to be written."""
         if origin not in self._numbers:
             self._index.flush()
-            self._numbers[origin] = self._index.log_number(origin)
+            number = self._index.log_number(origin)
+            while number in self._numbers.values():  # of a log that this commit begins, too
+                number += 1
+            self._numbers[origin] = number
         return self._numbers[origin]
 
     def _commit_own(self, type_: str, payload: Payload) -> None:
@@ -186,26 +224,37 @@ class Desk:
         stream = self.streams.find(frame.stream) or self.streams.fresh(frame.stream)
         stream.service = OWN_SERVICE
         self.streams.move(stream, frame, b64url(leaf))
-        group.add(line, leaf, Entry(stream.number, frame, payload))
+        group.add(self._own_log(type_, group), line, leaf, Entry(stream.number, frame, payload))
+
+    def _own_log(self, type_: str, group: Group) -> Log:
+        """What the collector says of lines lies beside them; what it says of itself, and of holds, in its own class."""
+        if type_ in LASTING:
+            return self._logs.current(self.clock(), OWN_CLASS)
+        paths = {part.log.class_: part.log for part in group.parts}
+        if not paths or type_ in LIFE:
+            return group.log_of(OWN_SERVICE)
+        return paths[self._policy.longest(paths)]
 
     def _counters(self) -> Payload:
-        log = self._logs.current(self.clock())
+        log = self._logs.current(self.clock(), self._policy.own_class)
         return counters(self._seen, self._recorded, log.ledger.size)
 
-    def _resolve(self, batch: Batch, log: Log, note: bytes) -> None:
+    def _resolve(self, batch: Batch, log: Log, notes: Mapping[str, bytes]) -> None:
         if batch.problem is not None:
             batch.done.set_exception(batch.problem)
             return
-        answer = make_answer(batch.verdicts, self._log_answers(batch, log, note))
+        answer = make_answer(batch.verdicts, self._log_answers(batch, log, notes))
         self._seen += len(batch.lines)
         self._recorded += answer.accepted
-        self._metrics.count(answer)
+        if batch.lines:
+            self._metrics.count(answer)
         batch.done.set_result(answer)
 
     @staticmethod
-    def _log_answers(batch: Batch, log: Log, note: bytes) -> list[LogAnswer]:
-        """Name the log of the new lines, and those of the duplicates, whose receipts must be as good."""
-        known = [judged.log for judged in batch.verdicts if judged.log is not None and judged.log is not log]
-        older = {other.origin: other for other in known}
-        answers = [log_answer(other, other.ledger.checkpoint, range(0), batch.sizes) for other in older.values()]
-        return [*answers, log_answer(log, note, batch.placed, batch.sizes)]
+    def _log_answers(batch: Batch, log: Log, notes: Mapping[str, bytes]) -> list[LogAnswer]:
+        """Name the logs of the lines, of duplicates too, whose receipts must be as good; without any, ``log``."""
+        logs = {judged.log.path: judged.log for judged in batch.verdicts if judged.log is not None} or {log.path: log}
+        return [
+            log_answer(each, notes.get(path, each.ledger.checkpoint), batch.placed.get(path, range(0)), batch.sizes)
+            for path, each in logs.items()
+        ]

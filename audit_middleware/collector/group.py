@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 from audit_middleware.collector.answer import Answer
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.index_rows import Entry
-from audit_middleware.collector.ingest import OWN_SERVICE, Judged
+from audit_middleware.collector.ingest import OWN_SERVICE, Judged, LogOf
 from audit_middleware.collector.logs import Log
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.quarantine import Held, spell
@@ -18,6 +18,13 @@ from audit_middleware.collector.streams import GapEvent, merged
 from audit_middleware.record import ConflictFound, Delivery, GapFound, Ingested, Payload, Quarantined
 
 DELIVERIES_PER_RECORD: Final = 150  # streams one `ingest` record names; more would not fit into a line
+
+
+class Said(NamedTuple):
+    """A record of the collector's own, not sealed yet."""
+
+    type: str
+    payload: Payload
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +37,10 @@ class Batch:
     done: Future[Answer] = field(default_factory=Future)
     verdicts: list[Judged] = field(default_factory=list)
     problem: Problem | None = None
-    placed: range = range(0)
+    said: Sequence[Said] = ()
+    """Records of the collector's own, handed over by another thread."""
+    placed: dict[str, range] = field(default_factory=dict)
+    """Where its new lines are, by the path of their log."""
 
     @property
     def bytes(self) -> int:
@@ -38,46 +48,60 @@ class Batch:
         return sum(map(len, self.lines)) + len(self.lines)
 
 
-class Said(NamedTuple):
-    """A record of the collector's own, not sealed yet."""
-
-    type: str
-    payload: Payload
-
-
-@dataclass(slots=True)
-class Group:
-    """Everything that one append to ``log`` will hold, in order, and the lines to keep in quarantine before it."""
+@dataclass(slots=True, eq=False)
+class Part:
+    """What one append to ``log`` will hold, in order."""
 
     log: Log
-    received: str
     first: int
     lines: list[bytes] = field(default_factory=list)
     leaves: list[bytes] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
-    held: dict[str, Held] = field(default_factory=dict)
-    moves: dict[str, str] = field(default_factory=dict)
-    said: list[Said] = field(default_factory=list)
-    _ranges: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
         """The index that the next line gets."""
         return self.first + len(self.lines)
 
+
+@dataclass(slots=True)
+class Group:
+    """Everything that one commit will append to logs, and the lines to keep in quarantine before it."""
+
+    log_of: LogOf
+    received: str
+    held: dict[str, Held] = field(default_factory=dict)
+    moves: dict[str, str] = field(default_factory=dict)
+    said: list[Said] = field(default_factory=list)
+    _parts: dict[str, Part] = field(default_factory=dict)
+    _ranges: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What is to be appended."""
+        return list(self._parts.values())
+
+    def ends(self) -> dict[str, int]:
+        """Return where each log ends with this group, as far as it has a part in it."""
+        return {path: part.end for path, part in self._parts.items()}
+
     def admit(self, judged: Judged, entry: Entry, deliverer: str) -> None:
         """Add an admitted line."""
-        self.add(judged.line, judged.leaf, entry)
+        assert judged.log is not None
+        self.add(judged.log, judged.line, judged.leaf, entry)
         ranges = self._ranges.setdefault(deliverer, {})
         seq = entry.frame.seq
         known = ranges.setdefault(entry.frame.stream, [seq, seq, 0])
         known[0], known[1], known[2] = min(known[0], seq), max(known[1], seq), known[2] + 1
 
-    def add(self, line: bytes, leaf: bytes, entry: Entry) -> None:
+    def add(self, log: Log, line: bytes, leaf: bytes, entry: Entry) -> None:
         """Add a line without saying who delivered it."""
-        self.lines.append(line)
-        self.leaves.append(leaf)
-        self.entries.append(entry)
+        part = self._parts.get(log.path)
+        if part is None:
+            part = self._parts[log.path] = Part(log, log.ledger.size)
+        part.lines.append(line)
+        part.leaves.append(leaf)
+        part.entries.append(entry)
 
     def keep(self, judged: Judged, reason: str, caller: Caller) -> None:
         """Set a line aside that is not in quarantine yet."""

@@ -22,7 +22,7 @@ from audit_middleware.collector.streams import StreamState
 from audit_middleware.errors import StorageError
 from audit_middleware.sealing.keys import Keyring
 
-MAX_WAITING: Final = 16  # batches; beyond that the committer waits for the index
+MAX_WAITING: Final = 16  # commits; beyond that the committer waits for the index
 CHUNK: Final = 1000  # rows a statement: one step without the GIL, and fewer variables than SQLite allows
 _ROW: Final = f"({', '.join('?' * len(COLUMNS))})"
 _CHUNK: Final = ", ".join([_ROW] * CHUNK)
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     first: int
     entries: Sequence[Entry]
     root: bytes
-    streams: Sequence[StreamState]
+    streams: Sequence[StreamState] = ()
     asides: Sequence[Aside] = ()
 
 
@@ -65,21 +65,24 @@ class Index:
         self._writer = prepare(path)
         self._inode = os.stat(path).st_ino
         self._reader = connect(path)  # owned by the committer; queries have connections of their own
-        self._waiting: queue.Queue[Batch | None] = queue.Queue(MAX_WAITING)
+        self._waiting: queue.Queue[Sequence[Batch] | None] = queue.Queue(MAX_WAITING)
         self._written = threading.Condition()
-        self._handed = 0  # batches ever put; owned by the committer
-        self._done = 0  # batches ever written or failed; owned by _written
+        self._handed = 0  # commits ever put; owned by the committer
+        self._done = 0  # commits ever written or failed; owned by _written
         self._thread = threading.Thread(target=self._run, name="audit-index", daemon=True)
         self._thread.start()
 
-    def put(self, batch: Batch) -> None:
-        """Hand a batch over; waits when the index is `MAX_WAITING` batches behind."""
+    def put(self, *batches: Batch) -> None:
+        """Hand over what one commit added to its logs; waits when the index is `MAX_WAITING` commits behind.
+
+        They are written together: the states of streams belong to all of them.
+        """
         self._handed += 1
-        self._waiting.put(batch)
+        self._waiting.put(batches)
 
     @property
     def lag(self) -> int:
-        """Batches that are handed over and not yet in the index."""
+        """Commits that are handed over and not yet in the index."""
         return self._handed - self._done
 
     def flush(self, timeout: float | None = None) -> None:
@@ -186,6 +189,15 @@ class Index:
             raise unusable(self.path, f"what it says of {seq} of {stream} was changed")
         return leaf
 
+    def forget(self, origin: str) -> None:
+        """Drop the rows of a log whose entries have expired; where streams stand is kept. Raises `StorageError`."""
+        self.flush()
+        number = self.log_number(origin)
+        first, last = entry_id(number, 0) >> PART_BITS, entry_id(number + 1, 0) >> PART_BITS
+        for (part,) in self._all("SELECT number FROM parts WHERE number >= ? AND number < ?", first, last):
+            self._all(f"DROP TABLE records_{part}")
+            self._all("DELETE FROM parts WHERE number = ?", part)
+
     def _one(self, sql: str, *values: object) -> Row | None:
         return next(iter(self._all(sql, *values)), None)
 
@@ -198,26 +210,26 @@ class Index:
     def _run(self) -> None:
         running = True
         while running:
-            batches = self._take()
-            running = batches[-1] is not None
+            commits = self._take()
+            running = commits[-1] is not None
             try:
                 if self.failure is None:
-                    write(self._writer, [batch for batch in batches if batch is not None], self._seal)
+                    write(self._writer, [batch for batches in commits for batch in batches or ()], self._seal)
             except Exception as error:  # noqa: BLE001 - named containment point: kept, and raised by the next flush
                 self.failure = f"{type(error).__name__}: {error}"
             with self._written:
-                self._done += len(batches)
+                self._done += len(commits)
                 self._written.notify_all()
 
-    def _take(self) -> list[Batch | None]:
-        """Wait for a batch, then take all that wait: rows of one transaction share the pages they dirty."""
-        batches = [self._waiting.get()]
-        while batches[-1] is not None:
+    def _take(self) -> list[Sequence[Batch] | None]:
+        """Wait for a commit, then take all that wait: rows of one transaction share the pages they dirty."""
+        commits = [self._waiting.get()]
+        while commits[-1] is not None:
             try:
-                batches.append(self._waiting.get_nowait())
+                commits.append(self._waiting.get_nowait())
             except queue.Empty:
                 break
-        return batches
+        return commits
 
 
 def write(connection: sqlite3.Connection, batches: Sequence[Batch], seal: IndexSeal) -> None:

@@ -6,6 +6,7 @@ No I/O but the look-ups of `Memory`. The order of the checks is the wire format'
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.auth import Caller
@@ -24,6 +25,8 @@ from audit_middleware.sealing.stream import Step
 from audit_middleware.sealing.text import b64url
 
 OWN_SERVICE: Final = COLLECTOR_SERVICE
+LogOf = Callable[[str], Log]
+"""Returns the log that takes the lines of a service now."""
 
 _CLAIM: Final = re.compile(
     rb'\{"v":1,"kid":"[A-Za-z0-9._-]{1,32}","stream":"([A-Za-z0-9_-]{21}[AQgw])","seq":(0|[1-9][0-9]{0,15}),'
@@ -31,7 +34,7 @@ _CLAIM: Final = re.compile(
 
 
 class Judged(NamedTuple):
-    """A line and its verdict: admitted with ``entry``, a duplicate in ``log``, or set aside for ``reason``.
+    """A line and its verdict: admitted as ``entry`` to ``log``, a duplicate there, or set aside for ``reason``.
 
     ``place`` is the (stream, seq) that its header claims; ``kept`` the leaf it conflicts with.
     """
@@ -73,8 +76,8 @@ class Judge:
         """Give the next lines a fresh budget of ratchet steps."""
         self._steps = MAX_STEPS
 
-    def judge(self, line: bytes, caller: Caller, log: Log) -> Judged:
-        """Return what becomes of ``line``, which goes to ``log`` if it is admitted.
+    def judge(self, line: bytes, caller: Caller, log_of: LogOf) -> Judged:
+        """Return what becomes of ``line``; ``log_of`` says where those of a service go.
 
         Raises `Problem` 503 when it must be set aside and cannot be kept; its stream has not moved then.
         """
@@ -85,10 +88,8 @@ class Judge:
         try:
             frame = parse_frame(line)
             place = (frame.stream, frame.seq)
-            found = self._judge_frame(line, name, frame, caller, log)
-            if isinstance(found, Entry):
-                return Judged(line, leaf, name, place, frame, found)
-            return Judged(line, leaf, name, place, frame, None, found)
+            entry, log = self._judge_frame(line, name, frame, caller, log_of)
+            return Judged(line, leaf, name, place, frame, entry, log)
         except MalformedLine as error:
             reason = error.rule
         except UnknownKey:
@@ -101,8 +102,10 @@ class Judge:
         claimed = (frame.stream, frame.seq) if frame else claimed_place(line)
         return Judged(line, leaf, name, claimed, frame, reason=reason, kept=kept)
 
-    def _judge_frame(self, line: bytes, name: bytes, frame: Frame, caller: Caller, log: Log) -> Entry | Log:
-        """Return the entry of an admitted line, or the log that has the line already."""
+    def _judge_frame(
+        self, line: bytes, name: bytes, frame: Frame, caller: Caller, log_of: LogOf
+    ) -> tuple[Entry | None, Log]:
+        """Return the entry of an admitted line and the log it goes to, or no entry and the log that has it already."""
         stream = self._streams.find(frame.stream) or self._streams.fresh(frame.stream)
         if stream.service is not None:
             _require_service(stream.service, caller)
@@ -113,15 +116,16 @@ class Judge:
         if step is Step.BROKEN:
             raise _SetAside("sequence")
         if step is Step.SEEN:
-            return self._log_of_seen(name, frame)
+            return None, self._log_of_seen(name, frame)
         payload = self._payload(line, name, frame, stream)
         service = service_of(payload) or stream.service
         if service is None or service != stream.service:
             _require_service(service, caller)
             stream.service = stream.service or service
+        log = log_of(stream.service or "")
         self.events += self._streams.move(stream, frame, name)
         self._memory.remember(frame.stream, frame.seq, name, log)
-        return Entry(stream.number, frame, payload)
+        return Entry(stream.number, frame, payload), log
 
     def _pay(self, steps: int) -> None:
         """Bound what the claims of one batch can cost: a bad mac shows only after all the steps to its block."""

@@ -9,11 +9,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from audit_middleware.collector.logs import Log
+from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.routes import caller_of, collector_of
 from audit_middleware.errors import BadLedger
 from audit_middleware.tlog.tiles import parse_path
+from audit_middleware.verify.expired import FILE as EXPIRED
 
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
@@ -23,7 +24,7 @@ _ARCHIVED: Final = re.compile(r"checkpoints/(?:0|[1-9][0-9]{0,18})")
 
 async def checkpoint(request: Request) -> Response:
     """Serve the present checkpoint."""
-    note = _log(request).ledger.checkpoint
+    note = _log(request).note
     return Response(note, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
 
 
@@ -45,6 +46,15 @@ async def tile(request: Request) -> Response:
     return await _file(_log(request), key, BYTES)
 
 
+async def expired(request: Request) -> Response:
+    """Serve what was there of each stream in a log whose entries have expired."""
+    log = _log(request)
+    if not isinstance(log, FinishedLog):
+        raise _not_found()
+    data = await run_in_threadpool((log.folder / EXPIRED).read_bytes)
+    return Response(data, headers={"Cache-Control": IMMUTABLE}, media_type="application/x-ndjson")
+
+
 async def vkeys(request: Request) -> Response:
     """Serve the verifier keys of all logs, one a line; to every token, because who delivers pins them."""
     collector = collector_of(request)
@@ -54,14 +64,14 @@ async def vkeys(request: Request) -> Response:
     return Response(text, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
 
 
-async def _file(log: Log, key: str, media_type: str) -> Response:
+async def _file(log: Log | FinishedLog, key: str, media_type: str) -> Response:
     data = await run_in_threadpool(log.store.get, key)
     if data is None:
         raise _not_found()
     return Response(data, headers={"Cache-Control": IMMUTABLE}, media_type=media_type)
 
 
-def _log(request: Request) -> Log:
+def _log(request: Request) -> Log | FinishedLog:
     _require_access(request)
     log = collector_of(request).logs.find(f"{request.path_params['class_']}/{request.path_params['period']}")
     if log is None:

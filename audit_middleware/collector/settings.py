@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import msgspec
 
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.retention.policy import Policy, RetentionSetting
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
 from audit_middleware.tlog.note import is_log_name
@@ -29,6 +31,7 @@ ENVIRONMENT: Final = {
 }
 KEYS: Final = frozenset({"keys", "key_file"})
 MAX_PORT: Final = 65535
+_TABLE: Final = re.compile(r"(retention|tokens)\[(\d+)\]")
 
 
 class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +46,8 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    retention: list[RetentionSetting] = []
+    retention_sweep: bool = True
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,8 +62,11 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    retention: list[RetentionSetting] = []
+    retention_sweep: bool = True
 
     def __post_init__(self) -> None:
+        Policy(self.retention)
         if not self.tokens and not is_loopback(self.host):
             raise ConfigurationError(
                 f"listening on {self.host} without tokens would let everybody deliver and read: "
@@ -66,6 +74,11 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.name is not None and not is_log_name(self.name):
             raise ConfigurationError(f"name {self.name!r}: a log's name is printable ASCII, no spaces, plus or comma")
+
+    @property
+    def policy(self) -> Policy:
+        """How long which services' records are kept."""
+        return Policy(self.retention)
 
     @property
     def guard_folder(self) -> Path:
@@ -96,6 +109,8 @@ def read_settings(
         public_log=declared.public_log,
         tokens=declared.tokens,
         limits=declared.limits,
+        retention=declared.retention,
+        retention_sweep=declared.retention_sweep,
     )
 
 
@@ -138,13 +153,28 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        members = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        members = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
-    _convert(members, str(file))
+    try:
+        Policy(_convert(members, str(file)).retention)
+    except ConfigurationError as error:
+        raise ConfigurationError(_with_line(str(error), text, str(file))) from error
     return members
+
+
+def _with_line(message: str, text: str, file: str) -> str:
+    """Say where the table stands that an error is about: there may be many of them."""
+    place = _TABLE.search(message)
+    if place is None:
+        return message
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(f"[[{place[1]}]]")]
+    index = int(place[2])
+    where = f"{file}, line {lines[index]}: " if index < len(lines) else f"{file}: "
+    return where + message.removeprefix(f"{file}: ")
 
 
 def _convert(members: dict[str, Any], origin: str) -> _Declared:

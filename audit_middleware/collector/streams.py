@@ -6,14 +6,14 @@ to the index with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 
 from audit_middleware.sealing.seal import Frame
-from audit_middleware.sealing.stream import Gap, Step, StreamFollower
+from audit_middleware.sealing.stream import Gap, Segment, Step, StreamFollower
 
 
 class StreamState(NamedTuple):
@@ -116,6 +116,21 @@ class Streams:
         step = follower.follow(frame, leaf)
         self.open_gaps += len(follower.gaps) - gaps
         return [_event(follower, step, frame.seq, before)]
+
+    def absorb(self, stream: str, service: str, segments: Iterable[Segment], *, is_closed: bool) -> None:
+        """Follow what was there of a stream in a log whose entries are gone."""
+        known = self.find(stream) or self.fresh(stream)
+        if known.number == self.next_number:
+            self.next_number += 1
+            self._streams[stream] = known
+        self._moved[stream] = known
+        gaps, reached = len(known.follower.gaps), known.follower.next
+        for segment in segments:
+            known.follower.follow_segment(segment)
+        self.open_gaps += len(known.follower.gaps) - gaps
+        known.service = known.service or service
+        if known.follower.next > reached:
+            known.closed = is_closed
 
     def take_moved(self) -> list[StreamState]:
         """Return the states that changed since the last call, and forget the streams longest in memory."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from audit_middleware.sealing.seal import FIRST_PREV, Frame
 
@@ -34,6 +35,15 @@ class Gap:
     last: int
     after: bytes
     before: bytes
+
+
+class Segment(NamedTuple):
+    """Lines ``first`` to ``last`` that link to each other: the ``prev`` of the first, the leaf hash of the last."""
+
+    first: int
+    last: int
+    prev: bytes
+    leaf: bytes
 
 
 @dataclass(slots=True)
@@ -75,6 +85,38 @@ class StreamFollower:
             self.next, self.head = frame.seq + 1, leaf
         return step
 
+    @property
+    def segments(self) -> list[Segment]:
+        """What was followed so far, without the gaps."""
+        found: list[Segment] = []
+        first, prev = 0, FIRST_PREV
+        for gap in self.gaps:
+            if gap.first > first:
+                found.append(Segment(first, gap.first - 1, prev, gap.after))
+            first, prev = gap.last + 1, gap.before
+        return [*found, Segment(first, self.next - 1, prev, self.head)] if self.next > first else found
+
+    def follow_segment(self, segment: Segment) -> Step:
+        """Follow many lines at once, of which only the ends are known; the rules are those of one line."""
+        first, last, prev, leaf = segment
+        if first >= self.next:
+            if prev == self.head:
+                step = Step.NEXT if first == self.next else Step.GIVEN_UP
+            elif first > self.next:
+                step = Step.GAP
+                self.gaps.append(Gap(self.next, first - 1, after=self.head, before=prev))
+            else:
+                return Step.BROKEN
+            self.next, self.head = last + 1, leaf
+            return step
+        gap = self._gap_at(first)
+        if gap is None or last > gap.last:
+            return Step.SEEN
+        if (first == gap.first and prev != gap.after) or (last == gap.last and leaf != gap.before):
+            return Step.BROKEN
+        self._split(gap, segment)
+        return Step.LATE
+
     def _judge_late(self, frame: Frame, leaf: bytes) -> Step:
         gap = self._gap_at(frame.seq)
         if gap is None:
@@ -90,9 +132,12 @@ class StreamFollower:
         """Take one line out of its gap; a side whose ends link to each other was given up at the source."""
         gap = self._gap_at(frame.seq)
         assert gap is not None
+        self._split(gap, Segment(frame.seq, frame.seq, frame.prev, leaf))
+
+    def _split(self, gap: Gap, segment: Segment) -> None:
         sides = (
-            Gap(gap.first, frame.seq - 1, after=gap.after, before=frame.prev),
-            Gap(frame.seq + 1, gap.last, after=leaf, before=gap.before),
+            Gap(gap.first, segment.first - 1, after=gap.after, before=segment.prev),
+            Gap(segment.last + 1, gap.last, after=segment.leaf, before=gap.before),
         )
         at = self.gaps.index(gap)
         self.gaps[at : at + 1] = [side for side in sides if side.first <= side.last and side.after != side.before]

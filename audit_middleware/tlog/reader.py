@@ -13,10 +13,12 @@ from audit_middleware.errors import BadLedger, BadProof
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.tlog.merkle import (
     HASH_SIZE,
+    Frontier,
     NodeReader,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
+    root_of,
     verify_inclusion,
 )
 from audit_middleware.tlog.note import Verifier
@@ -196,6 +198,25 @@ class LogReader:
         if data is None:
             raise BadLedger("is missing", where=tile.path)
         return width, data
+
+
+def check_remains(reader: LogReader) -> None:
+    """Check the tiles that remain when entries and leaf hashes have expired: level 1 and above, and the right edge.
+
+    Raises:
+        BadLedger: ``where`` names the tile that is missing or does not lead to the checkpoint.
+    """
+    checkpoint = reader.checkpoint()
+    if Frontier.read(checkpoint.size, reader.nodes()).root() != checkpoint.root:
+        raise BadLedger("the last tiles do not lead to its root", where="checkpoint")
+    tiles, level = checkpoint.size // WIDTH**2, 1
+    while tiles:
+        for index in range(tiles):
+            width = width_at(level + 1, index // WIDTH, checkpoint.size)
+            above = split_hashes(reader.tile(level + 1, index // WIDTH, width))
+            if above[index % WIDTH] != root_of(split_hashes(reader.tile(level, index, WIDTH))):
+                raise BadLedger("does not have the hash that the tile above it has", where=tile_path(level, index))
+        tiles, level = tiles // WIDTH, level + 1
 
 
 class TileCheck:

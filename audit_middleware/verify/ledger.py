@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.errors import BadLedger, BadSignature, ConfigurationError, VerificationError
-from audit_middleware.record import COLLECTOR_TYPES
+from audit_middleware.record import COLLECTOR_TYPES, Retained
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.stream import Gap, Step
 from audit_middleware.tlog.checkpoint import open_checkpoint
 from audit_middleware.tlog.reader import LogReader, TileCheck
 from audit_middleware.tlog.tiles import WIDTH
+from audit_middleware.verify.expired import ExpiredLogs
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
 from audit_middleware.verify.quarantine import ReadKept, SetAside
 from audit_middleware.verify.report import Finding, Progress, Report, Severity
@@ -25,11 +26,15 @@ WHOLE: Final = "one of several logs was verified; verify the data folder, or the
 
 
 class Log(NamedTuple):
-    """A log to verify, and the name it goes by in findings; ``folder`` where its files can be listed."""
+    """A log to verify, and the name it goes by in findings; ``folder`` where its files can be listed.
+
+    ``expired`` is its file of that name, None while it has its entries.
+    """
 
     name: str
     reader: LogReader
     folder: Path | None = None
+    expired: bytes | None = None
 
 
 class Scope(NamedTuple):
@@ -65,9 +70,11 @@ def verify_logs(
     report = Report()
     verifier = _LogVerifier(keyring, report, scope)
     sizes = {log.name: size for log in logs if (size := verifier.open(log)) is not None}
-    done, total = 0, sum(sizes.values())
+    done, total = 0, sum(sizes[log.name] for log in logs if log.name in sizes and log.expired is None)
     for log in logs:
-        if log.name in sizes:
+        if log.name in sizes and log.expired is not None:
+            verifier.verify_expired(log, log.expired)
+        elif log.name in sizes:
             verifier.verify(log, lambda here, base=done: progress(base + here, total))
             done += sizes[log.name]
     verifier.finish(logs, sizes)
@@ -81,6 +88,7 @@ class _LogVerifier:
         self._scope = scope
         self._lines = LineVerifier(keyring, report)
         self._set_aside = SetAside(self._lines, is_part=scope.misses_earlier)
+        self._expired = ExpiredLogs(self._lines, is_part=scope.is_part)
 
     def open(self, log: Log) -> int | None:
         """Check the checkpoint's signature; return the size it signs, None after noting what is wrong."""
@@ -111,8 +119,16 @@ class _LogVerifier:
         self._report.count("logs")
         self._report.count("entries", done)
 
+    def verify_expired(self, log: Log, data: bytes) -> None:
+        """Check what remains, and follow the streams over what was there."""
+        try:
+            self._expired.take(log.name, log.reader, data)
+        except BadLedger as error:
+            self._note("ledger", f"{log.name}/{error.where}", str(error))
+
     def finish(self, logs: Sequence[Log], sizes: dict[str, int]) -> None:
         """What can only be said at the end: gaps that stayed open, predecessors that never came, what is older."""
+        self._expired.finish()
         self._set_aside.finish(self._scope.read_kept)
         for stream, seen in self._lines.streams.items():
             for gap in seen.follower.gaps:
@@ -129,11 +145,13 @@ class _LogVerifier:
     def _check_age(self, logs: Sequence[Log], all_logs: Sequence[Log]) -> None:
         for log in logs:
             if log.folder is not None:
-                check_folder(log.name, log.folder, log.reader, log.reader.verifier, self._add)
+                is_expired = log.expired is not None
+                check_folder(log.name, log.folder, log.reader, log.reader.verifier, self._add, is_expired=is_expired)
         for kept in self._scope.kept:
-            named = [log.reader for log in logs if log.reader.verifier.name == kept.origin]
+            named = [log for log in logs if log.reader.verifier.name == kept.origin]
             if named:
-                check_kept(kept, named[0], named[0].verifier, self._add)
+                reader, is_expired = named[0].reader, named[0].expired is not None
+                check_kept(kept, reader, reader.verifier, self._add, is_expired=is_expired)
             elif kept.origin not in {log.reader.verifier.name for log in all_logs}:
                 self._note_absent(kept, all_logs)
 
@@ -166,6 +184,8 @@ class _LogVerifier:
         payload = lines.read(line, frame, where)
         if payload is not None and frame.type in COLLECTOR_TYPES:
             self._set_aside.take(payload, frame, where)
+            if isinstance(payload, Retained) and self._set_aside.is_collectors(payload.service, frame):
+                self._expired.note_record(payload, frame)
 
     def _note_step(self, step: Step, where: str, frame: Frame) -> None:
         if step is Step.SEEN:

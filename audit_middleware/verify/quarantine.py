@@ -52,7 +52,7 @@ class SetAside:
 
     def take(self, payload: Payload, frame: Frame, where: str) -> None:
         """Note what a record says; one that no collector wrote says nothing."""
-        if not isinstance(payload, Quarantined | ConflictFound) or not self._is_collectors(payload.service, frame):
+        if not isinstance(payload, Quarantined | ConflictFound) or not self.is_collectors(payload.service, frame):
             return
         if isinstance(payload, ConflictFound):
             message = f"{payload.seq} of {payload.stream} came twice: {payload.kept} is kept, {payload.other} set aside"
@@ -78,8 +78,11 @@ class SetAside:
             if read is not None:
                 self._check_file(read, leaf, kept)
 
-    def _is_collectors(self, service: str, frame: Frame) -> bool:
-        """In a part of the logs, the ``open`` record of a stream that began before may be missing."""
+    def is_collectors(self, service: str, frame: Frame) -> bool:
+        """Say whether a record is a collector's own.
+
+        In a part of the logs, the ``open`` record of a stream that began before may be missing.
+        """
         seen = self._lines.streams.get(frame.stream)
         if seen is None or service != COLLECTOR_SERVICE:
             return False

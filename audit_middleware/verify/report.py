@@ -46,6 +46,8 @@ MEANINGS: Final = {
     "missing_stream": "a stream that a later one names as its predecessor is not here",
     "missing_log": "a log that was signed for is not here",
     "rollback": "the log is older than what was signed before, or another one: history was taken back",
+    "expired": "the entries of this log were deleted by its retention policy, and the collector's own record says so",
+    "deleted": "the entries of this log are gone, and nothing on record says that they may be",
     "quarantine": "the collector set this line aside, and says why",
     "quarantine_lost": "a line that the collector set aside is not kept any more as it came",
 }

@@ -46,18 +46,25 @@ class KeptCheckpoint(NamedTuple):
         return self.note.partition(b"\n")[0].decode("utf-8", "replace")
 
 
-def check_kept(kept: KeptCheckpoint, reader: LogReader, verifier: Verifier, note: Note) -> None:
-    """Check that a log extends a checkpoint that was kept outside of it."""
+def check_kept(
+    kept: KeptCheckpoint, reader: LogReader, verifier: Verifier, note: Note, *, is_expired: bool = False
+) -> None:
+    """Check that a log extends a checkpoint that was kept outside of it.
+
+    Of one whose entries have expired that can be said only where it needs no leaf hashes.
+    """
     try:
         old = open_checkpoint(kept.note, verifier)
     except VerificationError as error:
         message = f"not signed by the key its log is verified with, so it proves nothing: {error}"
         note(Severity.UNCHECKED, "signature", kept.where, message)
         return
-    _check_extends(old, reader, reader.nodes(), kept.where, note)
+    _check_extends(old, reader, reader.nodes(), kept.where, note, is_expired=is_expired)
 
 
-def check_folder(name: str, folder: Path, reader: LogReader, verifier: Verifier, note: Note) -> None:
+def check_folder(
+    name: str, folder: Path, reader: LogReader, verifier: Verifier, note: Note, *, is_expired: bool = False
+) -> None:
     """Look in a log's folder for what is newer than its checkpoint."""
     sizes, extent = _archived_sizes(folder), _extent(folder)
     # in this order a log that grows meanwhile explains what was just listed: its write-ahead comes first
@@ -67,7 +74,7 @@ def check_folder(name: str, folder: Path, reader: LogReader, verifier: Verifier,
         if size > present.size:
             message = f"was signed, but the log's checkpoint is at {present.size}: an older copy was put in place"
             note(Severity.TAMPERING, "rollback", f"{name}/checkpoints/{size}", message)
-    _check_archived(name, folder, sizes, reader, verifier, note)
+    _check_archived(name, folder, sizes, reader, verifier, note, is_expired=is_expired)
     reached = present.size
     if extent.leaves > reached:
         reached = _end_of(pending, present, reader.nodes() if present == reader.checkpoint() else None) or reached
@@ -79,7 +86,14 @@ def check_folder(name: str, folder: Path, reader: LogReader, verifier: Verifier,
 
 
 def _check_archived(
-    name: str, folder: Path, sizes: list[int], reader: LogReader, verifier: Verifier, note: Note
+    name: str,
+    folder: Path,
+    sizes: list[int],
+    reader: LogReader,
+    verifier: Verifier,
+    note: Note,
+    *,
+    is_expired: bool,
 ) -> None:
     """The present tree has to extend every checkpoint that was archived; one signature tells whose each is."""
     nodes, end = reader.nodes(), reader.checkpoint().size
@@ -95,10 +109,12 @@ def _check_archived(
             continue
         if old.size != size:
             note(Severity.TAMPERING, "ledger", where, f"is a checkpoint of size {old.size}")
-        _check_extends(old, reader, nodes, where, note)
+        _check_extends(old, reader, nodes, where, note, is_expired=is_expired)
 
 
-def _check_extends(old: Checkpoint, reader: LogReader, nodes: NodeReader, where: str, note: Note) -> None:
+def _check_extends(
+    old: Checkpoint, reader: LogReader, nodes: NodeReader, where: str, note: Note, *, is_expired: bool
+) -> None:
     new = reader.checkpoint()
     if new.size < old.size:
         message = f"signed size {old.size}; the log's checkpoint is at {new.size} now: an older copy was put in place"
@@ -108,6 +124,8 @@ def _check_extends(old: Checkpoint, reader: LogReader, nodes: NodeReader, where:
         root = old.root if old.size else EMPTY_ROOT
         verify_consistency(old.size, root, new.size, new.root, consistency_proof(old.size, new.size, nodes))
     except (BadProof, BadLedger) as error:
+        if is_expired and isinstance(error, BadLedger):
+            return  # what the proof needs has expired
         note(Severity.TAMPERING, "rollback", where, f"the log does not continue the tree of {old.size}: {error}")
 
 
