@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers bench requirements clean
+.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores bench requirements clean
 
 demo: $(STAMP)
 	$(BIN)/audit-ready demo
@@ -22,11 +22,11 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not faults and not interop and not servers"
+	$(BIN)/python -m pytest -n 2 -m "not faults and not interop and not servers and not stores"
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not faults and not interop and not servers"
+	$(BIN)/coverage run -m pytest -m "not faults and not interop and not servers and not stores"
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
@@ -40,7 +40,12 @@ test-servers: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/servers.txt
 	$(BIN)/python -m pytest -m servers -n 2
 
+test-stores: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
+	$(BIN)/python -m pytest -m stores
+
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
 	$(BIN)/python -m benchmarks
 
 $(STAMP): requirements/dev.txt pyproject.toml
@@ -52,13 +57,15 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 requirements:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-	  pyproject.toml --extra demo --group dev -o requirements/dev.txt
+	  pyproject.toml --extra demo --extra s3 --group dev -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  pyproject.toml -o requirements/app.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  pyproject.toml --extra collector -o requirements/collector.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  --constraints requirements/dev.txt --group servers -o requirements/servers.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --constraints requirements/dev.txt --group stores -o requirements/stores.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis audit-demo

@@ -10,6 +10,7 @@
     │   └── ReceiptError        the collector answered, and its receipt cannot be trusted
     ├── StorageError            the collector's store: broken, full, or holding other bytes
     │   ├── AlreadyStored       a create-only key holds other bytes
+    │   ├── StoreUnavailable    it did not do it now; what it holds is not in doubt
     │   └── RollbackDetected    the ledger is older than what was signed before
     └── VerificationError       the evidence's
         ├── MalformedLine       .line .rule      not a sealed line, or not strict JSON
@@ -57,6 +58,10 @@ class StorageError(AuditError):
 
 class AlreadyStored(StorageError):
     """A create-only key holds other bytes than the ones to be written."""
+
+
+class StoreUnavailable(StorageError):
+    """The store is away, slow, full or refuses; what it holds is not in doubt, and it may be asked again later."""
 
 
 class RollbackDetected(StorageError):

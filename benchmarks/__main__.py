@@ -1,10 +1,10 @@
-"""``python -m benchmarks [request|frameworks|server|verify|collector ...]``: what things cost, as ratios within one run."""
+"""``python -m benchmarks [request|frameworks|server|verify|collector|stores ...]``: what things cost, as ratios within one run."""
 
 import importlib
 import platform
 import sys
 
-PARTS = ("request", "frameworks", "server", "verify", "collector")
+PARTS = ("request", "frameworks", "server", "verify", "collector", "stores")
 
 
 def main() -> None:

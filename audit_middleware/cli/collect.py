@@ -45,10 +45,13 @@ def command(
         click.echo("audit-ready: using the development key; what it seals is no evidence", err=True)
 
     def announce(collector: object, url: str) -> None:
+        label, is_worm = getattr(collector, "store", ("", False))
         if as_json:
-            print_json({"url": url, "data": str(settings.data), "log_keys": list(getattr(collector, "vkeys", ()))})
+            found = {"url": url, "data": str(settings.data), "log_keys": list(getattr(collector, "vkeys", ()))}
+            print_json(found | {"store": label, "worm": is_worm})
             return
         click.echo(f"collecting at {url} into {settings.data}")
+        click.echo(f"store: {label}")
         for vkey in getattr(collector, "vkeys", ()):
             click.echo(f"log key: {vkey}")
 

@@ -115,6 +115,11 @@ def verifier_for(note: bytes, trusted: Sequence[Verifier], name: str | None) -> 
 
 def _log(name: str, folder: Path, trusted: Sequence[Verifier], *, is_named: bool) -> Log:
     read = folder_reader(folder)
+    if (place := read("store")) is not None and not (folder / "tile").exists():
+        raise ConfigurationError(
+            f"{folder} has no tiles, they are in {place[:MAX_NOTE].decode(errors='replace').strip()}: verify the "
+            "collector by its URL, which reads them there"
+        )
     note = (read("checkpoint") or b"")[:MAX_NOTE]
     reader = LogReader(read, verifier_for(note, trusted, name if is_named else None))
     return Log(name, reader, folder, expired=read(EXPIRED))

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records, routes_retention
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem, busy, problem_response
-from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem
+from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem, say_unavailable
+from audit_middleware.errors import StoreUnavailable
 
 START_WAIT: Final = 2.0  # seconds; an index that takes longer is caught up while the port is open, and red
 _LOG: Final = "/log/{class_}/{period}"
@@ -54,7 +55,12 @@ def create_app(collector: Collector) -> Starlette:
             Route("/readyz", routes_health.ready),
             Route("/metrics", routes_health.metrics),
         ],
-        exception_handlers={Problem: say_problem, HTTPException: say_http_error, Exception: say_failure},
+        exception_handlers={
+            Problem: say_problem,
+            HTTPException: say_http_error,
+            StoreUnavailable: say_unavailable,
+            Exception: say_failure,
+        },
         lifespan=lifespan,
     )
     app.state.collector = collector

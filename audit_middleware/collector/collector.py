@@ -85,6 +85,12 @@ class Collector:
         return self._opened.index.is_there
 
     @property
+    def store(self) -> tuple[str, bool]:
+        """Where the tiles are, for people, and whether that is WORM."""
+        stores = self._opened.folder.stores
+        return stores.label, stores.is_worm
+
+    @property
     def logs(self) -> Logs:
         """The logs."""
         return self._opened.logs
@@ -144,6 +150,7 @@ class _Open:
     def __init__(self, settings: CollectorSettings, metrics: Metrics, progress: Progress) -> None:
         self.folder = DataFolder(settings)
         try:
+            self.folder.stores.check()
             self.logs = Logs(self.folder)
             self.logs.publish_vkeys()
             self.quarantine = Quarantine(self.folder.quarantine, settings.limits.quarantine_bytes)
@@ -191,6 +198,12 @@ class _Open:
         self._desk.open(self.folder.name)
         self.retention.start()
 
+    def recover(self) -> None:
+        """Go on as after a restart, which finishes what a failed commit left, or finds that it never began."""
+        self.index.flush()
+        self.logs.recover()
+        self.start()
+
     def commit(self, batches: Sequence[Batch]) -> None:
         """Commit a group."""
         self.desk.commit(batches)
@@ -216,9 +229,11 @@ class _Open:
         self._close_files()
 
     def _close_files(self) -> None:
-        if hasattr(self, "logs"):
-            self.logs.close()
-        self.folder.close()
+        try:
+            if hasattr(self, "logs"):
+                self.logs.close()
+        finally:
+            self.folder.close()
 
     def _watch(self) -> None:
         watch = self._metrics.watch
@@ -226,6 +241,9 @@ class _Open:
         watch("audit_index_lag", "Group commits that are not in the index yet.", lambda: self.index.lag)
         watch("audit_gaps_open", "Ranges of missing lines.", lambda: self._desk.streams.open_gaps if self._desk else 0)
         watch("audit_streams", "Streams ever seen.", lambda: self._desk.streams.count if self._desk else 0)
+        stores = self.folder.stores
+        watch("audit_store_worm", "1 if the store was probed and keeps what it is told to.", lambda: stores.is_worm)
+        watch("audit_store_strange", "Files found deleted, overwritten or unlocked.", lambda: stores.strange)
         watch("audit_quarantine_bytes", "Bytes of the quarantine.", lambda: self.quarantine.bytes)
 
 

@@ -1,4 +1,8 @@
-"""One thread that commits: everything that waits becomes one group, one fsync, one signature."""
+"""One thread that commits: everything that waits becomes one group, one fsync, one signature.
+
+A store that is away ends no collector: what was being committed is given back to its senders, who ask again, and the
+thread opens the ledgers anew until that succeeds, which finds out how far the commit came.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,28 @@ from typing import Final, Literal, Protocol
 from audit_middleware.collector.group import Batch
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.errors import StoreUnavailable
 
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 15.0
+"""Seconds between two attempts at going on; doubled each time."""
+_RETRY_AFTER: Final = {"starting": 1, "recovering": 5}
 _log: Final = logging.getLogger(__name__)
 
-State = Literal["starting", "ready", "failed", "closed"]
+State = Literal["starting", "ready", "recovering", "failed", "closed"]
 
 
 class Work(Protocol):
-    """What the thread does; anything it raises ends accepting for good."""
+    """What the thread does; anything it raises but `StoreUnavailable` ends accepting for good."""
 
     def start(self) -> None:
         """Get ready to commit; may take long."""
 
     def commit(self, batches: Sequence[Batch]) -> None:
         """Make the batches durable and resolve them."""
+
+    def recover(self) -> None:
+        """Find out what became of a commit that the store did not take, and get ready to go on."""
 
     def beat(self) -> None:
         """Say that the collector lives."""
@@ -35,7 +47,7 @@ class Work(Protocol):
 
 
 class Committer:
-    """Takes batches from any thread and commits them in groups in its own. After a failure it stays closed.
+    """Takes batches from any thread and commits them in groups in its own. After any other failure it stays closed.
 
     ``_waiting``, ``_bytes``, ``state`` and ``reason`` belong to ``_change``.
     """
@@ -84,7 +96,7 @@ class Committer:
     def require_ready(self) -> None:
         """Raise `Problem` 503 unless batches are taken."""
         if self.state != "ready":
-            raise busy(f"collector-{self.state}", self.reason, seconds=1 if self.state == "starting" else 30)
+            raise busy(f"collector-{self.state}", self.reason, seconds=_RETRY_AFTER.get(self.state, 30))
 
     def close(self) -> None:
         """Commit what waits, say goodbye, end the thread."""
@@ -96,16 +108,36 @@ class Committer:
 
     def _run(self) -> None:
         try:
-            self._work.start()
-            self._become("ready", "")
-            self._commit_all()
-            self._work.stop()
+            self._commit_until_closed()
             self._become("closed", "the collector is closed")
         except Exception as error:  # noqa: BLE001 - named containment point: whatever it was, the chain is in doubt
             _log.critical("the collector stops accepting", exc_info=error)
             self._become("failed", f"the collector has stopped accepting: {type(error).__name__}: {error}")
-        _refuse(self._taken, busy("collector-failed", "the commit failed; nobody knows how far it came", seconds=30))
-        self._refuse_waiting()
+        self._give_back(seconds=30)
+
+    def _commit_until_closed(self) -> None:
+        """Commit until it is time to close; whenever the store takes nothing, give everything back and begin anew."""
+        begin, pause = self._work.start, FIRST_PAUSE
+        while True:
+            try:
+                begin()
+                self._become("ready", "")
+                pause = FIRST_PAUSE
+                self._commit_all()
+                self._work.stop()
+            except StoreUnavailable as error:
+                _log.error("nothing is committed now, trying again in %.1f s: %s", pause, error)
+                self._become("recovering", f"the store takes nothing now: {error}")
+                self._give_back(seconds=_RETRY_AFTER["recovering"])
+            else:
+                return
+            if self._is_closing_within(pause):
+                return
+            begin, pause = self._work.recover, min(2 * pause, LONGEST_PAUSE)
+
+    def _is_closing_within(self, seconds: float) -> bool:
+        with self._change:
+            return self._change.wait_for(lambda: self._closing, seconds)
 
     def _commit_all(self) -> None:
         while True:
@@ -146,11 +178,18 @@ class Committer:
             self.state, self.reason = state, reason
             self._change.notify_all()
 
-    def _refuse_waiting(self) -> None:
+    def _give_back(self, *, seconds: int) -> None:
+        """Refuse what was being committed and what waits."""
+        unknown = busy("collector-failed", "the commit failed; nobody knows how far it came", seconds=seconds)
+        _refuse(self._taken, unknown)
+        self._taken = ()
         with self._change:
             waiting, self._bytes = list(self._waiting), 0
             self._waiting.clear()
-        _refuse([batch for batch in waiting if batch.done.set_running_or_notify_cancel()], busy("closed", self.reason))
+        _refuse(
+            [batch for batch in waiting if batch.done.set_running_or_notify_cancel()],
+            busy("closed", self.reason, seconds=seconds),
+        )
 
 
 def _refuse(batches: Sequence[Batch], problem: Problem) -> None:

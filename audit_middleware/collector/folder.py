@@ -24,6 +24,7 @@ import msgspec
 
 from audit_middleware.collector.settings import CollectorSettings, default_name
 from audit_middleware.collector.storage.durable import Durable, make_folders, replace
+from audit_middleware.collector.storage.stores import make_stores
 from audit_middleware.errors import ConfigurationError, StorageError
 from audit_middleware.sealing.text import b64url, unb64url
 
@@ -43,6 +44,8 @@ class DataFolder:
 
     def __init__(self, settings: CollectorSettings) -> None:
         self.path = settings.data
+        self.policy = settings.policy
+        self.stores = make_stores(settings.store)
         self._files = Durable()
         try:
             if not self.path.is_dir():
@@ -83,6 +86,7 @@ class DataFolder:
     def close(self) -> None:
         """Give the lock back; a second call does nothing."""
         if self._lock >= 0:
+            self.stores.close()
             os.close(self._lock)
             self._lock = -1
 

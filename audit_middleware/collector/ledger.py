@@ -19,7 +19,7 @@ from typing import Self
 
 from audit_middleware.collector.ledger_files import LedgerFolder, settle
 from audit_middleware.collector.ledger_growth import Growth, WriteAhead, grow
-from audit_middleware.collector.storage import Store, put_all
+from audit_middleware.collector.storage import Store, keep, put_all
 from audit_middleware.collector.storage.durable import Durable
 from audit_middleware.errors import BadLedger, RollbackDetected, StorageError
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
@@ -69,6 +69,8 @@ class Ledger:
         self._tail = b""
         self._previous = 0
         self._archived: float | None = None
+        self._archived_size = 0
+        self._kept = 0
         self._published = (Checkpoint(signer.name, 0, EMPTY_ROOT), b"")
 
     @classmethod
@@ -151,6 +153,17 @@ class Ledger:
                 self._sound = True
             return Commit(first, self.size - 1, self.checkpoint)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it takes appends: it is open, and no append has failed."""
+        return self._sound
+
+    def keep_last(self) -> None:
+        """Have the partial tiles of the published tree kept like all others: perhaps nothing follows them."""
+        if self._kept != self.size:
+            keep(self._store, sorted(tile.path for tile in partial_tiles(self.size)))
+            self._kept = self.size
+
     def entry(self, index: int) -> bytes:
         """Return one entry; raise `BadLedger` when there is none or its bundle is damaged."""
         return self._reader().entry(index)
@@ -174,6 +187,7 @@ class Ledger:
                 return
             try:
                 if self._sound:
+                    self.keep_last()
                     self._archive()
             finally:
                 self._sound = False
@@ -211,9 +225,9 @@ class Ledger:
 
     def _archive(self) -> None:
         """Keep the published checkpoint for ever, as something later trees can be compared with."""
-        if self.size:
+        if self._archived_size != self.size:
             self._store.put(f"checkpoints/{self.size}", self.checkpoint)
-            self._archived = self._clock()
+            self._archived, self._archived_size = self._clock(), self.size
 
     def _discard(self, done: WriteAhead) -> None:
         """Let go of the partial tiles that neither this checkpoint nor the one before it needs."""
@@ -237,6 +251,7 @@ class Ledger:
         self._load(signed)
         self._finish(pending, write_ahead)
         self._require_nothing_ahead()
+        self.keep_last()
         self._archive()
         self._sound = True
 

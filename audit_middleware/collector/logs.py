@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
 from typing import Final, Self
 
 from audit_middleware.collector.folder import DataFolder
@@ -11,16 +13,17 @@ from audit_middleware.collector.ledger import Ledger
 from audit_middleware.collector.retention.policy import CLASS, DEFAULT_CLASS, period_of
 from audit_middleware.collector.storage import Store
 from audit_middleware.collector.storage.durable import storage_errors
-from audit_middleware.collector.storage.files import FileStore
 from audit_middleware.errors import StorageError
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.tlog.merkle import tree_root
 from audit_middleware.tlog.note import Signer
 from audit_middleware.tlog.proof import Proof
 from audit_middleware.tlog.reader import LogReader
+from audit_middleware.tlog.tiles import ENTRIES, WIDTH, width_at
 from audit_middleware.verify.expired import FILE as EXPIRED
 from audit_middleware.verify.expired import order_of, parse_manifest
 
+BUNDLES: Final = 16  # of up to 256 entries, remembered for each log
 _PERIOD: Final = re.compile(r"[0-9]{4}h[12]")
 
 
@@ -32,10 +35,25 @@ class Log:
         self.path = f"{class_}/{period}"
         self.folder = folder.logs / self.path
         self.origin = f"{folder.name}/{self.path}"
-        self.store: Store = FileStore(folder.logs / self.path)
-        signer = Signer(self.origin, folder.seed)
-        self.ledger = Ledger.open(folder.logs / self.path, self.store, signer, guard=folder.guard / self.path)
-        self.verifier = signer.verifier
+        self.store: Store = folder.stores.open(self.folder, self.origin, folder.policy.expires(class_, period))
+        self._folder = folder
+        self._signer = Signer(self.origin, folder.seed)
+        self.ledger = self._open()
+        self.verifier = self._signer.verifier
+        self._bundle = lru_cache(BUNDLES)(self._read_bundle)  # for searches alone: who verifies reads the store
+
+    def recover(self) -> None:
+        """Open the ledger again after a failed append, which finds out how far that came; raises what opening raises.
+
+        Until that succeeds readers have the old one, as it was published last.
+        """
+        if not self.ledger.is_sound:
+            self.ledger.close()
+            self.ledger = self._open()
+
+    def _open(self) -> Ledger:
+        guard = self._folder.guard / self.path
+        return Ledger.open(self.folder, self.store, self._signer, guard=guard)
 
     @property
     def note(self) -> bytes:
@@ -55,8 +73,15 @@ class Log:
         return tree_root(size, self.reader().nodes())
 
     def entry(self, index: int) -> bytes:
-        """Return one sealed line."""
-        return self.ledger.entry(index)
+        """Return one sealed line; those a search finds lie together, and a bucket is far away."""
+        size = self.ledger.size
+        if not 0 <= index < size:
+            return self.ledger.entry(index)  # which says what is wrong
+        number = index // WIDTH
+        return self._bundle(number, width_at(ENTRIES, number, size))[index % WIDTH]
+
+    def _read_bundle(self, number: int, _width: int) -> list[bytes]:
+        return self.reader().bundle(number)
 
     def proof(self, index: int) -> bytes:
         """Return the C2SP tlog-proof of one entry against the present checkpoint."""
@@ -79,7 +104,7 @@ class FinishedLog:
         self.path = f"{class_}/{period}"
         self.folder = folder.logs / self.path
         self.origin = f"{folder.name}/{self.path}"
-        self.store: Store = FileStore(self.folder)
+        self.store: Store = folder.stores.open(self.folder, self.origin, None)
         self.verifier = Signer(self.origin, folder.seed).verifier
         with storage_errors(f"cannot read {self.folder}"):
             self.note = (self.folder / "checkpoint").read_bytes()
@@ -133,6 +158,9 @@ class Logs:
             )
         log = self._logs.get(f"{class_}/{period}")
         if log is None:
+            ended = self._logs.get(f"{class_}/{newest}")
+            if ended is not None:
+                ended.ledger.keep_last()
             log = self._logs[f"{class_}/{period}"] = Log(self._folder, class_, period)
             self.publish_vkeys()
         return log
@@ -167,10 +195,16 @@ class Logs:
         """Write the verifier keys beside the logs."""
         self._folder.write_vkeys(self.vkeys)
 
+    def recover(self) -> None:
+        """Open every ledger again in which an append failed."""
+        for log in self:
+            log.recover()
+
     def close(self) -> None:
         """Close every ledger."""
-        for log in self._logs.values():
-            log.ledger.close()
+        with ExitStack() as all_of_them:
+            for log in self:
+                all_of_them.callback(log.ledger.close)
 
     def __enter__(self) -> Self:
         return self

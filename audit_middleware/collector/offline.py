@@ -12,6 +12,7 @@ import msgspec
 from audit_middleware.collector.index_schema import connect_to_read
 from audit_middleware.collector.query import Reader, parse_query
 from audit_middleware.collector.storage.files import FileStore
+from audit_middleware.collector.storage.stores import place_of
 from audit_middleware.errors import ConfigurationError, StorageError
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.proof import Proof
@@ -51,7 +52,10 @@ class OfflineLogs:
         verifier = self._verifiers.get(origin)
         if verifier is None:
             return None
-        return OfflineLog(self._data.joinpath("log", *origin.split("/")[-2:]), verifier)
+        folder = self._data.joinpath("log", *origin.split("/")[-2:])
+        if (place := place_of(folder)) is not None:
+            raise StorageError(f"the tiles of {folder} are in {place}: search the collector by its URL")
+        return OfflineLog(folder, verifier)
 
 
 class OfflineIndex:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from audit_middleware.collector.auth import Caller, Role
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.problems import Problem, problem_response
+from audit_middleware.collector.problems import Problem, busy, problem_response
 
 SIGNATURE: Final = "Audit-Collector"
 _log: Final = logging.getLogger(__name__)
@@ -44,6 +44,12 @@ async def say_http_error(request: Request, error: Exception) -> Response:
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     detail = f"{request.method} {request.url.path[:200]}: see the collector's routes"
     return problem_response(Problem(error.status_code, kind, detail, headers=error.headers))
+
+
+async def say_unavailable(request: Request, error: Exception) -> Response:
+    """Answer that the store, where the tiles are, gives nothing now."""
+    _log.error("%s %s: %s", request.method, request.url.path, error)
+    return await say_problem(request, busy("store-unavailable", "the store does not answer; see the log", seconds=5))
 
 
 async def say_failure(request: Request, error: Exception) -> Response:

@@ -20,7 +20,8 @@ async def ready(request: Request) -> Response:
     if collector.state == "ready" and not collector.has_index:
         return _json(503, {"status": "degraded", "reason": "the index is gone: restart the collector, it makes one"})
     if collector.state == "ready":
-        return _json(200, {"status": "ready"})
+        label, is_worm = collector.store
+        return _json(200, {"status": "ready", "store": label, "worm": is_worm})
     return _json(503, {"status": collector.state, "reason": collector.reason})
 
 
@@ -30,6 +31,6 @@ async def metrics(request: Request) -> Response:
     return Response(collector_of(request).exposition(), media_type=media_type)
 
 
-def _json(status: int, body: dict[str, str]) -> Response:
+def _json(status: int, body: dict[str, str | bool]) -> Response:
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(body), status, headers, "application/json")

@@ -16,6 +16,7 @@ import msgspec
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.retention.policy import Policy, RetentionSetting
+from audit_middleware.collector.storage.settings import FilesSettings, StoreSettings
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
 from audit_middleware.tlog.note import is_log_name
@@ -48,6 +49,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     limits: Limits = Limits()
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
+    store: StoreSettings = FilesSettings()
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
+    store: StoreSettings = FilesSettings()
 
     def __post_init__(self) -> None:
         Policy(self.retention)
@@ -111,6 +114,7 @@ def read_settings(
         limits=declared.limits,
         retention=declared.retention,
         retention_sweep=declared.retention_sweep,
+        store=declared.store,
     )
 
 

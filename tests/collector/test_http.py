@@ -167,7 +167,11 @@ def test_health_and_metrics(client):
     app = App()
     client.post("/v1/records", content=body_of(app) + b"rubbish\n")
     assert client.get("/healthz").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/readyz").json() == {
+        "status": "ready",
+        "store": "files, read-only; not WORM",
+        "worm": False,
+    }
     text = client.get("/metrics").text
     for line in (
         "audit_records_accepted_total 1.0",

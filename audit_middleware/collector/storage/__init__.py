@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -42,6 +42,14 @@ class BatchStore(Store, Protocol):
         """Store every (key, data) as `put` does; all are durable when this returns, in any order before."""
 
 
+@runtime_checkable
+class RetainingStore(Store, Protocol):
+    """A store that guards partial tiles for a short time only, because wider ones usually follow."""
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Guard these for as long as everything else; one that is not there needs no guard."""
+
+
 def put_all(store: Store, files: Sequence[tuple[str, bytes]]) -> None:
     """Store every (key, data); all are durable when this returns.
 
@@ -54,3 +62,9 @@ def put_all(store: Store, files: Sequence[tuple[str, bytes]]) -> None:
         return
     for key, data in files:
         store.put(key, data)
+
+
+def keep(store: Store, keys: Iterable[str]) -> None:
+    """Tell a store that nothing may follow these partial tiles."""
+    if isinstance(store, RetainingStore):
+        store.keep(keys)

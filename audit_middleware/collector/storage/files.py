@@ -1,22 +1,33 @@
-"""A `Store` in a folder: every file is created once, read-only, and durable before it has a name."""
+"""A `Store` in a folder: every file is created once, read-only, and durable before it has a name.
+
+With ``immutable`` every file gets the file system's flag of that name as well (``chattr +i``), and not the one for
+append-only (``+a``): a finished file never grows, and a tile with bytes appended is a damaged tile. The flag stops
+``rm -rf``, a program that runs as root, and everybody without CAP_LINUX_IMMUTABLE; whoever has that capability clears
+the flag, as this store does itself for a partial tile that is superseded. So it is an effort, and no WORM.
+"""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Final
 
 from audit_middleware.collector.storage.durable import Durable, make_folders, storage_errors
-from audit_middleware.errors import AlreadyStored, StorageError
+from audit_middleware.collector.storage.keys import PARTIAL, require_key
+from audit_middleware.errors import AlreadyStored
 
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _READY_LIMIT = 4096
 _BATCH = 64  # descriptors open at once
-_PARTIAL = ".p"
+_NO_FLAG: Final = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW}
+)
+_log: Final = logging.getLogger(__name__)
 
 
 class FileStore:
@@ -25,7 +36,8 @@ class FileStore:
     Nothing is created before the first `put`, which also sweeps what a crash left in ``.staging``.
     """
 
-    def __init__(self, root: Path | str, *, files: Durable | None = None) -> None:
+    def __init__(self, root: Path | str, *, immutable: bool = False, files: Durable | None = None) -> None:
+        self.immutable = immutable  # until the file system or the system refuses it once
         self._root = Path(root)
         self._staging = self._root / ".staging"
         self._files = files or Durable()
@@ -82,9 +94,13 @@ class FileStore:
         """Remove a superseded file, and the folder of partial tiles that this empties."""
         path = self._path(key)
         with storage_errors(f"cannot remove {path}"):
-            self._files.remove(path)
+            try:
+                self._files.remove(path)
+            except PermissionError:  # also one that was made when `immutable` was still set
+                self._files.set_immutable(path, is_set=False)
+                self._files.remove(path)
             folder = path.parent
-            if folder.name.endswith(_PARTIAL) and folder.is_dir() and not any(folder.iterdir()):
+            if folder.name.endswith(PARTIAL) and folder.is_dir() and not any(folder.iterdir()):
                 self._ready.discard(folder)
                 self._files.remove_folder(folder)
 
@@ -101,6 +117,16 @@ class FileStore:
     def _stage(self, contents: Sequence[bytes]) -> list[Path]:
         """Write durable content under temporary names."""
         paths = [self._staging / f"{os.getpid()}-{next(self._numbers)}" for _ in contents]
+        try:
+            self._write(paths, contents)
+        except OSError:
+            for path in paths:  # a disk that is full, and is tried again, does not get fuller
+                with suppress(OSError):
+                    self._files.remove(path)
+            raise
+        return paths
+
+    def _write(self, paths: Sequence[Path], contents: Sequence[bytes]) -> None:
         with ExitStack() as opened:
             descriptors = []
             for path, data in zip(paths, contents, strict=True):
@@ -109,7 +135,6 @@ class FileStore:
                 self._files.write(descriptors[-1], data)
             for descriptor in descriptors:
                 self._files.sync(descriptor)
-        return paths
 
     def _name(self, path: Path, data: bytes, staged: Path) -> None:
         try:
@@ -118,12 +143,26 @@ class FileStore:
             # content is synced before it has this name, so an equal file needs no second sync
             if path.read_bytes() != data:
                 raise AlreadyStored(f"{path} holds other bytes, and is never replaced") from None
-        self._files.remove(staged)
+        self._files.remove(staged)  # before the flag, which is the inode's and would hold this name too
+        if self.immutable:
+            self._protect(path)
+
+    def _protect(self, path: Path) -> None:
+        try:
+            self._files.set_immutable(path, is_set=True)
+        except OSError as error:
+            if error.errno not in _NO_FLAG:
+                raise
+            self.immutable = False
+            _log.warning(
+                "%s: files stay read-only, but not immutable (%s): that takes CAP_LINUX_IMMUTABLE, and a file "
+                "system such as ext4, xfs or btrfs",
+                self._root,
+                error.strerror,
+            )
 
     def _path(self, key: str) -> Path:
-        if _KEY.fullmatch(key) is None:
-            raise StorageError(f"{key!r} is not a key: segments of A-Z a-z 0-9 . _ - without a leading dot")
-        return self._root / key
+        return self._root / require_key(key)
 
     def _prepare(self, folder: Path) -> None:
         """Make the folder durable, once per process; the first time, sweep the staging folder."""
