@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import pytest
 from starlette.testclient import TestClient
@@ -15,6 +16,7 @@ from audit_middleware.collector.catchup import rebuild_index
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.retention.policy import RetentionSetting
 from audit_middleware.errors import ConfigurationError, StorageError
 from audit_middleware.tlog.reader import LogReader
 from tests.collector.kit import PERIOD, App, admitted, own_lines, settings_for
@@ -274,3 +276,39 @@ def test_the_index_is_made_again_from_the_bucket(tmp_path, gateway):
     assert done[-1] == size + 1  # and the record that it closed
     with Collector(given) as collector:
         assert collector.deliver(app.lines).duplicates == len(app.lines)
+
+
+def test_a_log_is_locked_until_its_class_expires_and_goes_with_its_lock(tmp_path, gateway):
+    """What has expired is tagged; a rule of the bucket takes it once the lock has passed, and a restart finds it so."""
+    rules = [RetentionSetting(keep="2y"), RetentionSetting(keep="9y", class_="money", services=["billing"])]
+    given = settings_for(tmp_path, store=s3_settings(gateway.endpoint, retain="1d"), retention=rules)
+    apps = [App(), App(service="billing")]
+    for app in apps:
+        app.requests(300)
+
+    def deliver(collector, day, part):
+        desk = collector._open.desk
+        desk.clock = lambda: datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+        collector.deliver([line for app in apps for line in app.lines[part]])
+        desk.clock = time.time
+
+    with Collector(given) as collector:
+        deliver(collector, "2023-05-01", slice(0, 280))
+        deliver(collector, "2026-11-01", slice(280, None))
+        expires = collector.settings.policy.expires("money", "2023h1")
+        assert gateway.latest("ledgers/audit.test/money/2023h1/tile/entries/000").until == expires
+        retention = collector.retention
+        gone = retention.apply(retention.plan().id, "ann")
+        assert [item.origin for item in gone] == ["audit.test/default/2023h1"]
+    prefix = "ledgers/audit.test/default/2023h1/tile/"
+    tagged = {
+        key for key in gateway.objects if key.startswith(prefix) and gateway.latest(key).tags == "audit-ready=passing"
+    }
+    assert {f"{prefix}entries/000", f"{prefix}0/000"} <= tagged
+    for key in tagged:
+        del gateway.objects[key]
+    with Collector(given) as collector:
+        check(collector)
+        assert [log.path for log in collector.logs.finished.values()] == ["default/2023h1"]
+        with TestClient(create_app(collector)) as client:
+            assert client.get("/log/default/2023h1/expired").status_code == 200
