@@ -14,7 +14,7 @@ import msgspec
 from audit_middleware.collector.problems import Problem
 from audit_middleware.errors import ConfigurationError
 
-Role = Literal["ingest", "reader"]
+Role = Literal["ingest", "reader", "admin"]
 
 EVERY: Final = "*"
 ANONYMOUS: Final = "anonymous"
@@ -48,6 +48,10 @@ class Caller:
         """Say whether a line of ``service`` may come from this caller."""
         return EVERY in self.services or service in self.services
 
+    def may_see(self, service: str | None) -> bool:
+        """Say whether what concerns ``service`` is for this caller; None is everybody's, and for those who see all."""
+        return EVERY in self.services or (service is not None and service in self.services)
+
     def require_every_service(self) -> None:
         """Raise `Problem` 403 unless the caller may see every service."""
         if EVERY not in self.services:
@@ -60,7 +64,7 @@ class Caller:
             raise Problem(403, "role-missing", f"token {self.name!r} has not the role {role!r}")
 
 
-OPEN_DOOR: Final = Caller(ANONYMOUS, frozenset({EVERY}), frozenset({"ingest", "reader"}))
+OPEN_DOOR: Final = Caller(ANONYMOUS, frozenset({EVERY}), frozenset({"ingest", "reader", "admin"}))
 
 
 class Tokens:
@@ -107,7 +111,7 @@ def parse_tokens(text: str, *, origin: str = "AUDIT_TOKENS") -> list[TokenSettin
         try:
             settings.append(msgspec.convert(entry, TokenSetting))
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{origin}, token {number}: a role is 'ingest' or 'reader'") from error
+            raise ConfigurationError(f"{origin}, token {number}: a role is 'ingest', 'reader' or 'admin'") from error
     return settings
 
 

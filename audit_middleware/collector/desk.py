@@ -20,6 +20,7 @@ from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
+from audit_middleware.collector.monitor.hall import Committed
 from audit_middleware.collector.own import OwnStream, counters
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
@@ -42,6 +43,9 @@ class Desk:
         self, keyring: Keyring, logs: Logs, index: Index, quarantine: Quarantine, *, limits: Limits, metrics: Metrics
     ) -> None:
         self.clock: Callable[[], float] = time.time
+        self.on_commit: Callable[[Committed], None] = lambda _committed: None
+        """Called after each group commit; must not wait."""
+
         self.streams = Streams(index.load_stream, limits.streams_in_memory, *index.stream_totals())
         self._keyring = keyring
         self._logs = logs
@@ -99,6 +103,7 @@ class Desk:
     def _judge_batch(self, batch: Batch, group: Group) -> None:
         """Judge the lines in order; one that cannot be kept ends the batch, which is asked for again."""
         start = group.end
+        group.said += batch.said
         self._judge.begin_batch()
         try:
             for line in batch.lines:
@@ -162,6 +167,7 @@ class Desk:
         origin, root = group.log.origin, group.log.ledger.root
         states, asides = self.streams.take_moved(), self._judge.asides
         self._index.put(IndexBatch(self._number(origin), origin, commit.first, group.entries, root, states, asides))
+        self.on_commit(Committed(origin, commit.first, group.entries))
         self._judge.events, self._judge.asides = [], []
         if self.streams.is_crowded:
             self._index.flush()
@@ -199,7 +205,8 @@ class Desk:
         answer = make_answer(batch.verdicts, self._log_answers(batch, log, note))
         self._seen += len(batch.lines)
         self._recorded += answer.accepted
-        self._metrics.count(answer)
+        if batch.lines:
+            self._metrics.count(answer)
         batch.done.set_result(answer)
 
     @staticmethod

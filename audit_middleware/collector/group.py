@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
@@ -20,6 +20,13 @@ from audit_middleware.record import ConflictFound, Delivery, GapFound, Ingested,
 DELIVERIES_PER_RECORD: Final = 150  # streams one `ingest` record names; more would not fit into a line
 
 
+class Said(NamedTuple):
+    """A record of the collector's own, not sealed yet."""
+
+    type: str
+    payload: Payload
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """The lines of one request on their way, who sent them, and what becomes of them."""
@@ -31,18 +38,13 @@ class Batch:
     verdicts: list[Judged] = field(default_factory=list)
     problem: Problem | None = None
     placed: range = range(0)
+    said: Sequence[Said] = ()
+    """Records of the collector's own, handed over by another thread."""
 
     @property
     def bytes(self) -> int:
         """Size of the lines."""
         return sum(map(len, self.lines)) + len(self.lines)
-
-
-class Said(NamedTuple):
-    """A record of the collector's own, not sealed yet."""
-
-    type: str
-    payload: Payload
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
 from audit_middleware.tlog.note import is_log_name
@@ -43,6 +44,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    monitor: MonitorSettings = MonitorSettings()
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    monitor: MonitorSettings = MonitorSettings()
 
     def __post_init__(self) -> None:
         if not self.tokens and not is_loopback(self.host):
@@ -96,6 +99,7 @@ def read_settings(
         public_log=declared.public_log,
         tokens=declared.tokens,
         limits=declared.limits,
+        monitor=declared.monitor,
     )
 
 
