@@ -29,6 +29,9 @@ STATES: Final[tuple[State, ...]] = ("open", "acknowledged", "resolved")
 MONITOR: Final = "monitor"
 """Who resolves what ended by itself."""
 
+SHOWN: Final = 20
+"""Of a list in an evidence on record; the counts beside it are of all."""
+
 KEPT_RESOLVED: Final = 1000
 MAX_FINDINGS: Final = 10_000
 """Open and acknowledged ones; further ones are counted and logged only."""
@@ -82,7 +85,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
             first_seen=self.first_seen,
             last_seen=self.last_seen,
             by=(self.acknowledged_by if self.state == "acknowledged" else self.resolved_by) or MONITOR,
-            evidence=self.evidence,
+            evidence={name: each[:SHOWN] if isinstance(each, list) else each for name, each in self.evidence.items()},
             note=self.note,
             of_service=self.service,
             stream=self.stream,

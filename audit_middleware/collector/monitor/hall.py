@@ -66,7 +66,8 @@ class Hall(Protocol):
 Sink = Callable[[Transition], None]
 """Called in the watcher's thread with each transition, in order; must not take long, and what it raises is logged.
 
-This is where alerts subscribe. A transition is reported when it happens, and may be reported again after a crash.
+This is where alerts subscribe. A transition is reported when it happens, and may be reported again after a crash. What
+is read from the ledger because the monitor lost its memory is not: `Watcher.findings` has what is open.
 """
 
 

@@ -164,6 +164,11 @@ class Hearing:
         if service is not None:
             service.hours[hour] = service.hours.get(hour, 0) + number
 
+    def note_down(self, service: str, now: Now) -> None:
+        """A service was found silent in an earlier process life, and was not heard since."""
+        if service in self.services or len(self.services) < MAX_SERVICES:
+            self.services.setdefault(service, Service(service, now.mono, now.text)).is_down = True
+
     def reach(self, stream: str, seq: int, now: Now) -> None:
         """A stream was delivered up to ``seq``."""
         known = self.streams.get(stream)

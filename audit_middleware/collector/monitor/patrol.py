@@ -1,7 +1,7 @@
 """Read the store again: every tile against the one above it, every bundle against its tile, up to the signed root.
 
-One unit is one file and what stands above it. The newest part is looked at all the time, the rest in passes; a unit
-that seems wrong is looked at again before it is believed, because the log grows and drops partial tiles meanwhile.
+One unit is one file and what stands above it. The newest part is looked at all the time, the rest in passes from the
+top down: what is good above is what the rest is compared with.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.reader import LogReader
 from audit_middleware.tlog.tiles import ENTRIES, HEIGHT, WIDTH, Tile, TileEdge, split_hashes, tile_path, width_at
 
-TRIES: Final = 3
-TRY_AGAIN_SECONDS: Final = 0.05
+TRIES: Final = 10
+NOTE_TRIES: Final = 3
+NOTE_SECONDS: Final = 0.05
+"""Between two looks at notes that are ahead of what this process knows: they are written before it does."""
+
 NEWEST: Final = 16
 """Bundles at the end of a log that are looked at again and again, `AT_ONCE` of them at a time, the last one always."""
 
@@ -88,17 +91,26 @@ def units(size: int, start: Unit | None = None) -> Iterator[Unit]:
         yield from (Unit(level, index) for index in range(begin, count))
 
 
-def check_unit(log: PatrolledLog, unit: Unit) -> tuple[Damage | None, int]:
-    """Return what is wrong with a unit, None when it is good, and the bytes that were read."""
+def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Damage | None, int]:
+    """Return what is wrong with a unit, None when it is good, and the bytes that were read.
+
+    ``suspects`` are tiles that are damaged: what they say of those below is no evidence. A damaged tile joins them.
+    """
     meter = _Meter(log.store)
+    above = Unit(unit.level + 1, unit.number // WIDTH)
 
     def check(reader: LogReader) -> None:
-        if width_at(unit.level, unit.number, reader.checkpoint().size) == WIDTH:
+        is_full = width_at(unit.level, unit.number, reader.checkpoint().size) == WIDTH
+        if is_full and above not in suspects:
             _check_tile(reader, unit.level, unit.number)
         if unit.level == 0:
             _check_bundle(reader, unit.number)
 
-    return _tried(log, meter, unit, check), meter.bytes
+    damage = _tried(log, meter, unit, check)
+    suspects.discard(unit)
+    if damage is not None and unit.level:
+        suspects.add(unit)
+    return damage, meter.bytes
 
 
 def check_edge(log: PatrolledLog) -> list[Damage]:
@@ -116,8 +128,8 @@ def check_edge(log: PatrolledLog) -> list[Damage]:
     return [damage for damage in found if damage is not None]
 
 
-def check_archived(log: PatrolledLog, key: str) -> Damage | None:
-    """Return what is wrong with a checkpoint that was archived."""
+def check_archived(log: PatrolledLog, key: str, suspects: set[Unit]) -> Damage | None:
+    """Return what is wrong with a checkpoint that was archived; damaged tiles prove nothing of its root."""
     try:
         note = log.store.get(key)
         archived = open_checkpoint(note or b"", log.verifier)
@@ -126,10 +138,11 @@ def check_archived(log: PatrolledLog, key: str) -> Damage | None:
             raise BadLedger(f"is the checkpoint of size {archived.size}", where=key)
         if archived.size > reader.checkpoint().size:
             raise BadLedger(f"is of size {archived.size}, the log has {reader.checkpoint().size}", where=key)
-        if tree_root(archived.size, reader.nodes()) != archived.root:
+        if not suspects and tree_root(archived.size, reader.nodes()) != archived.root:
             raise BadLedger("is signed, and of another history", where=key)
     except (VerificationError, StorageError) as error:
-        return Damage("tampering", log.origin, key, str(error))
+        is_tile = isinstance(error, BadLedger) and error.where.startswith("tile/")
+        return Damage("tampering", log.origin, error.where if is_tile else key, str(error))
     return None
 
 
@@ -143,15 +156,15 @@ def newest(size: int, turn: int) -> list[Unit]:
 
 def _check_notes(log: PatrolledLog) -> Iterator[Damage]:
     """Compare the files that are replaced with what this process signed last."""
-    for attempt in range(TRIES):
+    for attempt in range(NOTE_TRIES):
         before = log.checkpoint()
         notes = dict(zip(("checkpoint", "guard"), log.kept_notes(), strict=True))
         after = log.checkpoint()
         found = [damage for name, note in notes.items() if (damage := _check_note(log, name, note, before, after))]
         if not found:
             return
-        if attempt < TRIES - 1:
-            time.sleep(TRY_AGAIN_SECONDS)
+        if attempt < NOTE_TRIES - 1:
+            time.sleep(NOTE_SECONDS)
     yield from found
 
 
@@ -193,24 +206,27 @@ class _Check(Protocol):
 
 
 def _tried(log: PatrolledLog, meter: _Meter, unit: Unit, check: _Check) -> Damage | None:
-    """Check against the log as it is; a fault counts when it is there at every try."""
+    """Check against the log as it is; a fault counts unless the log has grown meanwhile, and may have dropped tiles."""
     damage = None
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(TRY_AGAIN_SECONDS)
+    for _ in range(TRIES):
         checkpoint = log.checkpoint()
-        try:
-            check(LogReader(meter.get, log.verifier, checkpoint=checkpoint))
-        except _Altered as error:
-            damage = Damage("tampering", log.origin, error.where, str(error), error.first, error.last)
-        except BadLedger as error:
-            damage = Damage("tampering", log.origin, error.where, str(error), *unit.span(checkpoint.size))
-        except (BadSignature, StorageError) as error:
-            path = tile_path(unit.level, unit.number)
-            damage = Damage("tampering", log.origin, path, str(error), *unit.span(checkpoint.size))
-        else:
-            return None
+        damage = _faulty(log, LogReader(meter.get, log.verifier, checkpoint=checkpoint), unit, check)
+        if damage is None or log.checkpoint() is checkpoint:
+            break
     return damage
+
+
+def _faulty(log: PatrolledLog, reader: LogReader, unit: Unit, check: _Check) -> Damage | None:
+    span = unit.span(reader.checkpoint().size)
+    try:
+        check(reader)
+    except _Altered as error:
+        return Damage("tampering", log.origin, error.where, str(error), error.first, error.last)
+    except BadLedger as error:
+        return Damage("tampering", log.origin, error.where, str(error), *span)
+    except (BadSignature, StorageError) as error:
+        return Damage("tampering", log.origin, tile_path(unit.level, unit.number), str(error), *span)
+    return None
 
 
 class _Altered(BadLedger):

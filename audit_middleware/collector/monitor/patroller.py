@@ -80,7 +80,11 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Patroller:
-    """Looks at every log again and again, and reports. `turn` is one second's work; a thread of its own calls it."""
+    """Looks at every log again and again, and reports. `turn` is one second's work; a thread of its own calls it.
+
+    ``logs`` lists those that hold something. The pass has ``bytes_per_second`` to itself; what is new costs a few
+    bundles of each log more.
+    """
 
     def __init__(
         self,
@@ -100,6 +104,7 @@ class Patroller:
         self._wall = wall
         self._monotonic = monotonic
         self._steps: Iterator[int] = iter(())
+        self._suspects: dict[str, set[Unit]] = {}
         self._turns = 0
         self._pass_at = 0.0
         self._worm_at = 0.0
@@ -135,8 +140,7 @@ class Patroller:
     def turn(self) -> None:
         """Look at what is new, then go on with the pass for as long as rate and time allow."""
         began, spent = self._monotonic(), 0
-        for log in self._logs():
-            spent += self._look_at_newest(log)
+        self.bytes += sum(self._look_at_newest(log) for log in self._logs())
         if began >= self._worm_at:
             self._worm_at = began + WORM_SECONDS
             self._ask_stores()
@@ -193,7 +197,7 @@ class Patroller:
         self._pass_at = self._monotonic() + PAUSE_SECONDS
 
     def _check(self, log: PatrolledLog, unit: Unit) -> int:
-        damage, read = check_unit(log, unit)
+        damage, read = check_unit(log, unit, self._suspects.setdefault(log.origin, set()))
         if damage is not None:
             self._report(damage)
         return read
@@ -201,7 +205,7 @@ class Patroller:
     def _check_archive(self, log: PatrolledLog) -> Iterator[int]:
         try:
             for key in log.store.keys("checkpoints/"):
-                damage = check_archived(log, key)
+                damage = check_archived(log, key, self._suspects.get(log.origin, set()))
                 if damage is not None:
                     self._report(damage)
                 yield ARCHIVED_BYTES

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from audit_middleware.collector.monitor.clock import Now
-from audit_middleware.collector.monitor.findings import Observation
+from audit_middleware.collector.monitor.findings import SHOWN, Observation
 from audit_middleware.collector.monitor.heard import Hearing, Service, Stream
-from audit_middleware.collector.monitor.said import SHOWN
 from audit_middleware.collector.monitor.settings import MonitorSettings
 
 STEADY_SECONDS: Final = 2.0
@@ -113,7 +112,7 @@ def skews(hearing: Hearing, settings: MonitorSettings, now: Now) -> list[Observa
     for stream in _fresh(hearing, now):
         delay = stream.delays[-1][1]
         if delay < -settings.skew_seconds or (_is_steady(stream) and delay > settings.skew_seconds):
-            evidence = {"ahead_seconds": -int(delay), "instance": stream.instance, "stream": stream.stream}
+            evidence = {"ahead_seconds": -round(delay), "instance": stream.instance, "stream": stream.stream}
             about = f"{stream.service} {stream.instance}"
             found[about] = Observation("skew", about, evidence, stream.service)
     return list(found.values())

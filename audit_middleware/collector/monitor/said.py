@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from audit_middleware.collector.monitor.findings import FindingBook, Observation, Transition
+from audit_middleware.collector.monitor.findings import SHOWN, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Stream
-from audit_middleware.collector.monitor.ranges import added, removed, size_of
+from audit_middleware.collector.monitor.ranges import Range, added, removed, size_of
 from audit_middleware.record import ConflictFound, Dropped, GapFound, Quarantined
 
-SHOWN: Final = 20
-"""Of a list in an evidence; the counts beside it are of all."""
-
-KEPT_RANGES: Final = 200
-"""Ranges of one stream that a finding remembers; beyond that the smallest are only counted as one."""
+KEPT_RANGES: Final = 1000
+"""Ranges of one stream that a finding remembers; those beyond become one, which only a person can resolve."""
 
 KIND_OF_REASON: Final = {"mac": "seal", "sequence": "seal", "unknown_key": "unknown_key", "conflict": "conflict"}
 """Reasons of the quarantine that are a kind of their own."""
@@ -30,7 +27,7 @@ def on_gap(book: FindingBook, said: GapFound, service: str | None, when: str) ->
     is_over = found is None or found.state == "resolved"
     ranges = [] if found is None or is_over else [(first, last) for first, last in found.evidence["missing"]]
     change = added if said.state == "open" else removed
-    ranges = change(ranges, said.first, said.last)[:KEPT_RANGES]
+    ranges = _bounded(change(ranges, said.first, said.last))
     evidence = {"missing": [list(each) for each in ranges], "lines": size_of(ranges)}
     if not ranges:
         filled = {"missing": [], "lines": 0, "filled": [said.first, said.last]}
@@ -93,6 +90,12 @@ def on_drop(book: FindingBook, said: Dropped, stream: Stream, when: str) -> list
         "instance": stream.instance,
     }
     return book.observe(Observation("drop", stream.stream, evidence, said.service, stream.stream), when)
+
+
+def _bounded(ranges: list[Range]) -> list[Range]:
+    if len(ranges) <= KEPT_RANGES:
+        return ranges
+    return [*ranges[: KEPT_RANGES - 1], (ranges[KEPT_RANGES - 1][0], ranges[-1][1])]
 
 
 def _evidence(book: FindingBook, kind: str, about: str) -> Mapping[str, Any]:

@@ -135,7 +135,7 @@ class Watch:
         if isinstance(payload, Quarantined):
             return said.on_quarantine(book, payload, self._service_of(payload.stream), when)
         if isinstance(payload, Reviewed):
-            self._note_lost(payload)
+            self._note_lost(payload, now)
             return book.recall(payload)
         if isinstance(payload, Ingested):
             self._count(payload, group, now)
@@ -159,16 +159,15 @@ class Watch:
             stream.is_given_up = False
         return self.book.end("unclosed", frame.stream, now.text)
 
-    def _note_lost(self, review: Reviewed) -> None:
+    def _note_lost(self, review: Reviewed, now: Now) -> None:
         """Who was lost in an earlier process life still is, until it is heard: nothing is found twice."""
         if review.state == "resolved" and review.by == MONITOR:
             return
         stream = self.hearing.streams.get(review.stream or "")
         if review.kind == "unclosed" and stream is not None:
             stream.is_given_up = True
-        service = self.hearing.services.get(review.of_service or "")
-        if review.kind == "silence" and service is not None and review.about == f"service {service.service}":
-            service.is_down = True
+        if review.kind == "silence" and review.of_service and review.about == f"service {review.of_service}":
+            self.hearing.note_down(review.of_service, now)
 
     def _give_up(self, stream: Stream, now: Now) -> list[Transition]:
         stream.is_given_up = True

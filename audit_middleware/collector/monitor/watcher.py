@@ -82,6 +82,7 @@ class Watcher:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Committed | Report | _Decision | _Said | None] = queue.SimpleQueue()
         self._sizes: dict[str, int] = {}
+        self._is_quiet = False
         self._saying = False
         self._behind: dict[str, int] = {}
         self._saved_at = 0.0
@@ -91,7 +92,9 @@ class Watcher:
 
     def start(self) -> None:
         """Start the thread; it begins with what happened since it was here last."""
-        remembered = self._file.load() or Remembered()
+        found = self._file.load()
+        remembered = found or Remembered()
+        self._is_quiet = found is None
         self._sizes = remembered.sizes
         self.patrolled = remembered.patrolled
         now = self._clock()
@@ -140,6 +143,8 @@ class Watcher:
     def _live(self) -> None:
         """Catch up with the ledgers, then hear and tick until the end."""
         self._catch_up()
+        self._is_quiet = False
+        self._publish()
         self.is_ready = True
         tick_at = self._clock().mono
         while not self._stopping.is_set():
@@ -257,7 +262,7 @@ class Watcher:
         done.add_done_callback(lambda _: self._inbox.put(_Said()))
 
     def _emit(self, moved: Sequence[Transition]) -> None:
-        for transition in moved:
+        for transition in () if self._is_quiet else moved:
             for sink in self.sinks:
                 try:
                     sink(transition)
