@@ -130,7 +130,7 @@ KINDS: Final[dict[str, Kind]] = {
         True,
         "person",
         "a checkpoint or its guard was replaced by an older or another one while the collector runs",
-        "stop whoever can write there; do not restart before a newer copy is back, see Restored backups",
+        "stop whoever can write there; do not restart before a newer copy is back, see After restoring a backup",
     ),
     "worm": Kind(
         "critical",

@@ -141,8 +141,8 @@ def check_archived(log: PatrolledLog, key: str, suspects: set[Unit]) -> Damage |
         if not suspects and tree_root(archived.size, reader.nodes()) != archived.root:
             raise BadLedger("is signed, and of another history", where=key)
     except (VerificationError, StorageError) as error:
-        is_tile = isinstance(error, BadLedger) and error.where.startswith("tile/")
-        return Damage("tampering", log.origin, error.where if is_tile else key, str(error))
+        where = error.where if isinstance(error, BadLedger) else key
+        return Damage("tampering", log.origin, where if where.startswith("tile/") else key, str(error))
     return None
 
 
