@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.collector.kit import App
+from audit_middleware.sealing.text import b64url
+from tests.collector.kit import KEY, App
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
@@ -54,8 +55,8 @@ class Server:
         request = urllib.request.Request(f"{self.url}/v1/records", b"\n".join(lines), headers)
         urllib.request.urlopen(request, timeout=5).close()
 
-    def run(self, *arguments, token=READER):
-        environ = os.environ | {"AUDIT_COLLECTOR_URL": self.url, "AUDIT_TOKEN": token}
+    def run(self, *arguments, token=READER, **environ):
+        environ = os.environ | {"AUDIT_COLLECTOR_URL": self.url, "AUDIT_TOKEN": token} | environ
         command = [sys.executable, "-m", "audit_middleware", *arguments]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
         assert "Traceback" not in done.stderr, done.stderr
@@ -111,6 +112,14 @@ def test_a_finding_is_acknowledged_and_resolved_by_a_token_that_may(server):
     assert (resolved["note"], resolved["resolved_by"]) == ("restored", "chief")
     again = server.run("findings", "resolve", gap["id"], "--note", "x", token=CHIEF)
     assert (again.returncode, "is resolved" in again.stderr) == (2, True)
+
+
+def test_the_records_of_all_this_verify(server):
+    keys = f"k1:{b64url(KEY).decode()}"
+    done = server.run("verify", server.url, "--json", AUDIT_KEYS=keys)
+    report = json.loads(done.stdout)
+    assert {finding["rule"] for finding in report["findings"]} <= {"gap", "unclosed"}
+    assert report["findings"]
 
 
 @pytest.mark.parametrize("command", ["show", "ack"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, Protocol
@@ -16,8 +17,8 @@ from audit_middleware.record import COLLECTOR_TYPES, Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, parse_frame
 
-_TYPES: Final = tuple(f'"type":"{name}"'.encode() for name in sorted(COLLECTOR_TYPES | LIFE))
-_HEAD: Final = slice(60, 220)  # where a line has its type: behind the shortest stream and before `ts`
+_TYPES: Final = frozenset(name.encode() for name in COLLECTOR_TYPES | LIFE)
+_TYPE: Final = re.compile(rb'"type":"([a-z]{2,16})"')  # the first one in a line is its own: wire format, section 1
 _log: Final = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ is read from the ledger because the monitor lost its memory is not: `Watcher.fin
 def read_group(log: HeardLog, first: int, last: int) -> Group:
     """Return what matters of some entries of one bundle; a damaged one is the patrol's to name, and is passed over."""
     try:
-        lines = [line for line in log.entries(first, last) if any(name in line[_HEAD] for name in _TYPES)]
+        lines = [line for line in log.entries(first, last) if (type_ := _TYPE.search(line)) and type_[1] in _TYPES]
     except BadLedger as error:
         _log.warning("the monitor cannot read entries %d to %d of %s: %s", first, last, log.origin, error)
         return Group([], [])

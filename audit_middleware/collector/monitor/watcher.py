@@ -172,11 +172,12 @@ class Watcher:
 
     def _tick(self, now: Now) -> None:
         watch = self._watching
-        if self._inbox.empty():  # else somebody would be called silent whose lines wait here
-            self._catch_up_if_behind()
-            self._emit(watch.tick(now, is_listening=self._hall.is_listening()))
-            self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
-            self._say()
+        for _ in range(self._inbox.qsize()):  # else somebody would be called silent whose lines wait here
+            self._hear_next(0.0)
+        self._catch_up_if_behind()
+        self._emit(watch.tick(now, is_listening=self._hall.is_listening()))
+        self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
+        self._say()
         self._publish()
         if now.mono - self._saved_at >= SAVE_SECONDS:
             self._saved_at = now.mono
