@@ -12,7 +12,7 @@ from audit_middleware.collector.app import create_app
 from audit_middleware.collector.auth import TokenSetting
 from audit_middleware.collector.catchup import rebuild_index
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.monitor import watcher
+from audit_middleware.collector.monitor import patroller, watcher
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.problems import Problem
 from tests.collector.kit import App, own_lines, settings_for
@@ -337,3 +337,21 @@ def test_findings_are_said_in_the_log_of_the_collector(tmp_path, caplog):
         wait_for(lambda: found(collector, "gap"))
         assert own_lines(collector, "gap")
     assert "opened: critical gap (orders)" in caplog.text
+
+
+def test_a_file_that_is_put_back_is_noted_and_left_to_a_person(tmp_path, monkeypatch):
+    monkeypatch.setattr(patroller, "PAUSE_SECONDS", 0.1)
+    with opened(tmp_path) as collector:
+        app = App()
+        app.requests(300)
+        collector.deliver(app.lines)
+        path = bundle_of(tmp_path)
+        good = path.read_bytes()
+        alter(path)
+        tampering = wait_for(lambda: found(collector, "tampering"))
+        path.write_bytes(good)
+        wait_for(lambda: "over" in found(collector, "tampering").evidence)
+        decided = collector.decide(tampering.id, "resolved", "alice", "restored from the copy").result(5)
+        assert decided.state == "resolved"
+        alter(path)
+        assert wait_for(lambda: found(collector, "tampering")).occurrence == 2
