@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit_middleware.collector.auth import ANONYMOUS, Caller
+from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch, Said
 from audit_middleware.collector.index import Index
@@ -26,7 +26,7 @@ from audit_middleware.record import COLLECTOR_SERVICE, Payload
 from audit_middleware.tlog.checkpoint import Checkpoint
 from audit_middleware.tlog.note import Verifier
 
-_NOBODY: Final = Caller(COLLECTOR_SERVICE, frozenset(), frozenset({ANONYMOUS}))
+_NOBODY: Final = Caller(COLLECTOR_SERVICE, frozenset(), frozenset())
 
 Submit = Callable[[Batch], None]
 

@@ -34,7 +34,7 @@ SHOWN: Final = 20
 
 KEPT_RESOLVED: Final = 1000
 MAX_FINDINGS: Final = 10_000
-"""Open and acknowledged ones; further ones are counted and logged only."""
+"""Open and acknowledged ones; further ones are only counted, and a metric says so."""
 
 
 class Observation(NamedTuple):

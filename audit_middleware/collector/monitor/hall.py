@@ -89,3 +89,11 @@ def _parsed(lines: Sequence[bytes]) -> Iterator[tuple[Frame, Payload]]:
             yield frame, parse_rec(line, frame)
         except MalformedLine as error:
             _log.warning("the monitor cannot read a line: %s", error)
+
+
+def write_log(transition: Transition) -> None:
+    """Say a transition in the collector's own log; a `Sink`."""
+    finding = transition.finding
+    level = logging.WARNING if transition.change in {"opened", "reopened"} else logging.INFO
+    who = finding.service or finding.stream or finding.about
+    _log.log(level, "finding %s %s: %s %s (%s)", finding.id, transition.change, finding.severity, finding.kind, who)

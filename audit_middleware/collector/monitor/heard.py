@@ -61,7 +61,6 @@ class Stream(msgspec.Struct):
     """It is *unclosed*: nobody waits for it any more."""
 
     spool_bytes: int = 0
-    dropped: int = 0
     delays: list[tuple[float, float]] = []
     """(when, seconds between the newest line's own time and that), the latest few."""
 

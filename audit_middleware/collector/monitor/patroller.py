@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -225,8 +224,3 @@ def _worm_failure(store: Worm) -> str | None:
         return store.worm_failure()
     except AuditError as error:
         return str(error)
-
-
-def stored_logs(logs: Callable[[], Iterator[PatrolledLog]]) -> Callable[[], Sequence[PatrolledLog]]:
-    """Return what lists the logs that hold something."""
-    return lambda: [log for log in chain(logs()) if log.checkpoint().size]

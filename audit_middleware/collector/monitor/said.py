@@ -81,7 +81,6 @@ def on_quarantine(book: FindingBook, said: Quarantined, service: str | None, whe
 def on_drop(book: FindingBook, said: Dropped, stream: Stream, when: str) -> list[Transition]:
     """Records were given up at the source: one finding for each stream."""
     former = _evidence(book, "drop", stream.stream)
-    stream.dropped += said.count
     evidence = {
         "records": former.get("records", 0) + said.count,
         "first": said.first,

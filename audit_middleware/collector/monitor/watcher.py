@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from audit_middleware.collector.monitor.clock import Now, real_clock, spell
 from audit_middleware.collector.monitor.findings import Finding, Observation, State, Transition
-from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, read_group
+from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, read_group, write_log
 from audit_middleware.collector.monitor.heard import Heard, group_of
 from audit_middleware.collector.monitor.memory import MonitorFile, Patrolled, Remembered
 from audit_middleware.collector.monitor.patrol import Damage
@@ -74,7 +74,7 @@ class Watcher:
         self.since = ""
         """Since when this collector listens without a break."""
 
-        self.sinks: list[Sink] = [_write_log]
+        self.sinks: list[Sink] = [write_log]
         self.patrolled = Patrolled()
         self._settings = settings
         self._hall = hall
@@ -129,6 +129,11 @@ class Watcher:
         else:
             self._inbox.put(decision)
         return decision.done
+
+    @property
+    def overflowed(self) -> int:
+        """Observations for which there was no room."""
+        return self._watch.book.overflowed if self._watch is not None else 0
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -289,11 +294,3 @@ class Watcher:
     def _watching(self) -> Watch:
         assert self._watch is not None
         return self._watch
-
-
-def _write_log(transition: Transition) -> None:
-    """Say it in the collector's own log."""
-    finding = transition.finding
-    level = logging.WARNING if transition.change in {"opened", "reopened"} else logging.INFO
-    who = finding.service or finding.stream or finding.about
-    _log.log(level, "finding %s %s: %s %s (%s)", finding.id, transition.change, finding.severity, finding.kind, who)

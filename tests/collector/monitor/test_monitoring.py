@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -327,7 +328,13 @@ def test_metrics_count_findings_by_kind_severity_and_state(client):
     assert 'audit_findings{kind="gap",severity="critical",state="open"} 2.0' in text
     assert 'audit_findings{kind="worm",severity="critical",state="open"} 0.0' in text
     assert 'audit_finding_transitions_total{change="opened",kind="gap"} 2.0' in text
-    assert "audit_patrol_bytes" in text
+    assert "audit_findings_overflowed 0.0" in text
+    documented = (Path(__file__).parents[3] / "docs/findings.md").read_text()
+    ours = {
+        line.split()[2] for line in text.splitlines() if line.startswith(("# TYPE audit_find", "# TYPE audit_patrol"))
+    }
+    assert len(ours) >= 6
+    assert all(name in documented for name in ours if not name.endswith("_created"))
 
 
 def test_findings_are_said_in_the_log_of_the_collector(tmp_path, caplog):
