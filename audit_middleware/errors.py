@@ -5,6 +5,7 @@
     AuditError
     ├── ConfigurationError      the operator's: a setting is missing, wrong or contradicts another
     ├── JournalError            this host's: the local journal cannot take a record
+    │   └── RequestRefused      a view did not run, because its record could not be kept
     ├── DeliveryError           the network's: not confirmed, may have arrived
     │   └── ReceiptError        the collector answered, and its receipt cannot be trusted
     ├── StorageError            the collector's store: broken, full, or holding other bytes
@@ -36,6 +37,10 @@ class JournalError(AuditError):
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+class RequestRefused(JournalError):
+    """A view whose policy is ``deny`` did not run, because its record could not be kept; the client gets a 503."""
 
 
 class DeliveryError(AuditError):

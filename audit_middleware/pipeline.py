@@ -60,11 +60,19 @@ class Pipeline:
             elif self._denies(exchange):
                 self.recorder.ensure_ready()
         except JournalError:
-            return not self._denies(exchange)
+            exchange.is_attempt_lost = True
         except Exception as error:  # noqa: BLE001 - containment, see contain
             self.contain("an attempt record", error)
-            return not self._denies(exchange)
-        return True
+            exchange.is_attempt_lost = True
+        return not (exchange.is_attempt_lost and self._denies(exchange))
+
+    def vouches(self, exchange: Exchange) -> bool:
+        """Say whether the record of ``exchange`` can be kept, as far as can be known now."""
+        try:
+            self.recorder.ensure_ready()
+        except JournalError:
+            return False
+        return not exchange.is_attempt_lost
 
     def complete(self, exchange: Exchange) -> int | None:
         """Append the ``request`` record and return its seq; None when policy wants the answer withheld.
@@ -135,7 +143,7 @@ class Pipeline:
         return not self._denies(exchange)
 
     def _denies(self, exchange: Exchange) -> bool:
-        policy = self.settings.on_failure
+        policy = exchange.on_failure or self.settings.on_failure
         return policy == "deny" or (policy == "auto" and exchange.is_unsafe)
 
     def _minimal(self, exchange: Exchange) -> AuditRecord:

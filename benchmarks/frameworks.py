@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.request import HEADERS, KEYS, NoExport
+from benchmarks.apps import MAKERS
+from benchmarks.request import HEADERS, KEYS
 from benchmarks.table import added, interleave, show
 
 ROUNDS, REQUESTS = 60, 40
@@ -29,21 +30,12 @@ def measure(kind):
     os.environ |= {"AUDIT_SPOOL_DIR": str(folder / "spool"), "AUDIT_KEYS": KEYS, "AUDIT_SERVICE": "orders"}
     loop = asyncio.new_event_loop()
     try:
-        variants = flask_variants() if kind == "flask" else django_variants(loop, is_async=kind == "django-asgi")
+        variants = variants_of(kind, loop)
         interleave(variants, 10)
         report(kind, interleave(variants, ROUNDS))
     finally:
         loop.close()
         shutil.rmtree(folder)
-
-
-def provider():
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-
-    made = TracerProvider()
-    made.add_span_processor(SimpleSpanProcessor(NoExport()))
-    return made
 
 
 def environ():
@@ -73,54 +65,13 @@ def wsgi_runner(app):
     return run
 
 
-def flask_variants():
-    from flask import Flask, jsonify
-    from opentelemetry.instrumentation.flask import FlaskInstrumentor
-
-    from audit_integrations.flask import Audit
-
-    def make_app():
-        app = Flask("orders")
-        app.get("/v1/orders/<int:order_id>")(lambda order_id: jsonify(id=order_id, items=[1, 2, 3], total="12.50"))
-        return app
-
-    audited, traced = make_app(), make_app()
-    Audit(audited)
-    FlaskInstrumentor().instrument_app(traced, tracer_provider=provider())
-    return {name: wsgi_runner(app) for name, app in {BARE: make_app(), OURS: audited, OTEL: traced}.items()}
-
-
-def django_variants(loop, *, is_async):
-    import django
-    from django.conf import settings
-    from django.http import JsonResponse
-    from django.urls import path
-
-    def read_order(request, order_id):
-        return JsonResponse({"id": order_id, "items": [1, 2, 3], "total": "12.50"})
-
-    async def read_order_async(request, order_id):
-        return read_order(request, order_id)
-
-    view = read_order_async if is_async else read_order
-    settings.configure(
-        ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50, MIDDLEWARE=[], ROOT_URLCONF=(path("v1/orders/<int:order_id>", view),)
-    )
-    django.setup()
-    from django.core.handlers.asgi import ASGIHandler
-    from django.core.handlers.wsgi import WSGIHandler
-    from opentelemetry.instrumentation.django import DjangoInstrumentor
-
-    def handler(*middleware):
-        settings.MIDDLEWARE = list(middleware)
-        return ASGIHandler() if is_async else WSGIHandler()
-
-    handlers = {BARE: handler(), OURS: handler("audit_integrations.django.AuditMiddleware")}
-    DjangoInstrumentor().instrument(tracer_provider=provider())
-    handlers[OTEL] = handler(*settings.MIDDLEWARE[:1])
-    if not is_async:
-        return {name: wsgi_runner(app) for name, app in handlers.items()}
-    return {name: asgi_runner(loop, app) for name, app in handlers.items()}
+def variants_of(kind, loop):
+    framework = {"flask": "flask", "django-wsgi": "django", "django-asgi": "django_async"}[kind]
+    named = {BARE: "bare", OURS: "audited", OTEL: "traced"}  # instrumentation is global: the traced one is made last
+    apps = {name: MAKERS[framework](variant) for name, variant in named.items()}
+    if kind == "django-asgi":
+        return {name: asgi_runner(loop, app) for name, app in apps.items()}
+    return {name: wsgi_runner(app) for name, app in apps.items()}
 
 
 def asgi_runner(loop, app):

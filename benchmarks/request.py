@@ -8,14 +8,10 @@ import time
 from pathlib import Path
 
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from audit_middleware import AuditMiddleware
 from audit_middleware.sealing.keys import parse_keys
+from benchmarks.apps import provider, starlette
 from benchmarks.handwritten import Handwritten
 from benchmarks.table import added, interleave, show
 
@@ -32,18 +28,6 @@ HEADERS = [
     (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     *((b"x-header-%d" % number, b"value of header %d" % number) for number in range(15)),
 ]
-
-
-class NoExport(SpanExporter):
-    def export(self, spans):
-        return SpanExportResult.SUCCESS
-
-
-def make_app():
-    async def read_order(request):
-        return JSONResponse({"id": request.path_params["order_id"], "items": [1, 2, 3], "total": "12.50"})
-
-    return Starlette(routes=[Route("/v1/orders/{order_id}", read_order)])
 
 
 class Nothing:
@@ -89,15 +73,13 @@ def runner(loop, app):
 def main():
     folder = Path(tempfile.mkdtemp(prefix="audit-bench-"))
     folder.chmod(0o700)
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(NoExport()))
-    audited = AuditMiddleware(make_app(), service="orders", spool_dir=folder / "spool", keys=KEYS)
+    audited = AuditMiddleware(starlette("bare"), service="orders", spool_dir=folder / "spool", keys=KEYS)
     apps = {
-        "bare": make_app(),
-        "wrapper that does nothing": Nothing(make_app()),
-        "hand-written limit": Handwritten(make_app(), folder / "lines", parse_keys(KEYS)),
+        "bare": starlette("bare"),
+        "wrapper that does nothing": Nothing(starlette("bare")),
+        "hand-written limit": Handwritten(starlette("bare"), folder / "lines", parse_keys(KEYS)),
         "audit-ready": audited,
-        "OpenTelemetry ASGI, no-op exporter": OpenTelemetryMiddleware(make_app(), tracer_provider=provider),
+        "OpenTelemetry ASGI, no-op exporter": OpenTelemetryMiddleware(starlette("bare"), tracer_provider=provider()),
     }
     loop = asyncio.new_event_loop()
     try:

@@ -13,7 +13,8 @@ from typing import Any, Final
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
-from audit_middleware.capture.observer import HEADERS, MARK, Observer
+from audit_middleware.capture.observer import HEADERS, MARK, MAX_PORT, Observer
+from audit_middleware.capture.routing import endpoint_of
 from audit_middleware.pipeline import Pipeline
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -53,7 +54,7 @@ class AuditMiddleware:
         pipeline = observer.pipeline or self.pipeline(scope)
         exchange = _begin(observer, pipeline, scope)
         connection = Connection(observer, pipeline, exchange, scope, receive, send)
-        if not pipeline.admit(exchange):
+        if not observer.admits(pipeline, exchange, lambda: endpoint_of(scope)):
             await connection.refuse()
             return
         token = enter(exchange)
@@ -61,11 +62,16 @@ class AuditMiddleware:
             await self.app(scope, connection.receive, connection.send)
         except BaseException as error:
             connection.note_failure(error)
-            raise
+            if not (exchange.is_refused and isinstance(error, Exception)):
+                raise
         finally:
             leave(token)
+            if exchange.is_refused:
+                exchange.note_refusal()
             if not exchange.is_closed:
                 await connection.finish()
+        if exchange.is_refused:
+            await connection.refuse()
 
     def pipeline(self, scope: Scope) -> Pipeline:
         """Return the pipeline, made with the first connection because only that knows the app's title."""
@@ -105,9 +111,9 @@ def _client(client: Any) -> tuple[str | None, int | None]:  # noqa: ANN401 - ser
         return None, None
     try:
         host, port = client
-        if type(port) is int and type(host) is str:
-            return host or None, port
-        return (str(host) or None), int(port)
+        if type(port) is not int:
+            port = int(port)
+        return (str(host) or None), port if 0 <= port <= MAX_PORT else None
     except (TypeError, ValueError):
         return None, None
 

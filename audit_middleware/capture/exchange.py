@@ -6,11 +6,11 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture import refusal
+from audit_middleware.capture.allowed import AllowedParts
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
@@ -20,8 +20,9 @@ from audit_middleware.capture.meaning import (
     said_outcome,
     said_resource,
 )
-from audit_middleware.capture.redaction import allowed_parameters
+from audit_middleware.capture.said import CurrentAudit, NoAudit, OnFailure
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
+from audit_middleware.errors import RequestRefused
 from audit_middleware.plain import Plainer
 from audit_middleware.record import (
     UNKNOWN,
@@ -48,37 +49,14 @@ MAX_REASON: Final = 1024
 MAX_ACTION: Final = 256
 
 
-class CurrentAudit:
-    """What application code may say about the request at hand; whatever it leaves unset is observed.
+class Gate(Protocol):
+    """Who knows whether a record can be kept: the pipeline."""
 
-    ``principal`` takes a `Principal`, a user name, or a user object; ``resource`` a `Resource`, ``(type, id)`` or
-    ``"type:id"``; ``outcome`` one of success, denied, failure; ``details`` is a dictionary of plain values; ``route``
-    is the template of the route, for frameworks that do not leave it where an adapter can see it.
-    What is said after the last byte of the answer was handed to the server is not on record.
-    """
-
-    principal: Any = None
-    action: str | None = None
-    resource: Resource | tuple[str, object] | str | None = None
-    outcome: Outcome | None = None
-    reason: str | None = None
-    route: str | None = None
-    exemption: Exemption | None = None
-    query_parameters: tuple[str, ...] = ()
-
-    def __init__(self, request_id: str = "") -> None:
-        self.request_id = request_id
-        self.details: dict[str, Any] = {}
-
-    def failed(self, error: BaseException) -> None:
-        """Say that nobody handled ``error``, for a framework that answers it before an adapter can see it."""
+    def vouches(self, exchange: Exchange) -> bool:
+        """Say whether the record of ``exchange`` can be kept, as far as can be known now."""
 
 
-class NoAudit(CurrentAudit):
-    """What `current_audit` gives outside a request: everything can be said to it, nothing is recorded."""
-
-
-class Exchange(CurrentAudit):
+class Exchange(AllowedParts):
     """A request before it is a record. The adapter owns it; one task or thread at a time.
 
     Members are class attributes until somebody sets them: most requests set few, and this is the request path.
@@ -92,10 +70,13 @@ class Exchange(CurrentAudit):
     auth: bytes | None = None
     user: Any = None
     path_params: object = None
-    query: dict[str, list[str]] | None = None
-    is_query_unread = False
+    gate: Gate | None = None
+    is_refused = False
+    """Whether the view did not run because of its own policy, and the client is to be told so."""
+    is_attempt_lost = False
+    is_status_unknown = False
+    """Whether something answers an exception where nobody of ours can see it."""
     status: int | None = None
-    request_bytes = 0
     response_bytes = 0
     ended: Ended = "complete"
     attempt: int | None = None
@@ -119,12 +100,18 @@ class Exchange(CurrentAudit):
         if self.reason is None:
             self.reason = type(error).__name__
 
-    def take_query(self, query: bytes, names: Collection[str]) -> None:
-        """Take the query parameters that the allow-list ``names``; a query that cannot be read is a defect."""
-        try:
-            self.query = allowed_parameters(query, names)
-        except ValueError:
-            self.is_query_unread = True
+    def is_refused_by(self, on_failure: OnFailure) -> bool:
+        """Hold this request to a policy of its own; say whether it must not be carried out under that."""
+        self.on_failure = on_failure
+        if on_failure == "allow" or self.gate is None or self.gate.vouches(self):
+            return False
+        self.is_refused = self.status is None  # an answer that has begun cannot be replaced any more
+        return True
+
+    def note_refusal(self) -> None:
+        """Note that the client gets `refusal` whatever the application makes of the exception."""
+        if not self.is_closed:
+            self.status, self.ended, self.reason = refusal.STATUS, "complete", RequestRefused.__name__
 
     def attempted(self) -> AuditRecord:
         """Return the ``attempt`` record: who it is and what it comes to is not known yet, and says so."""
@@ -179,7 +166,7 @@ class Exchange(CurrentAudit):
         """
         self.is_closed = True
         notes = Plainer()
-        method, path, route = self.method, self.path, self.route
+        method, path, route = self.method, self.path, self.route if type(self.route) is str else None
         if len(path) > MAX_PATH:
             path = notes.cut(path, MAX_PATH, "http.path")
         if len(method) > MAX_METHOD:
@@ -191,9 +178,9 @@ class Exchange(CurrentAudit):
         outcome = said_outcome(self.outcome, notes) if self.outcome is not None else None
         action = self._said_action(notes) if self.action is not None else ""
         reason = self._reason(notes) if self.reason is not None else None
-        details = self._details(notes) if self.details or self.query else None
-        if self.is_query_unread:
-            notes.defects.append("details.query")
+        details = self._details(notes) if self.details or self.parameters else None
+        if self.unread or self.is_status_unknown:
+            notes.defects += self._unknown()
         trace = self._trace(notes)
         http = Http(
             method,
@@ -223,6 +210,9 @@ class Exchange(CurrentAudit):
             reason,
         )
 
+    def _unknown(self) -> list[str]:
+        return [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+
     def _missing_route(self, notes: Plainer) -> str:
         if self.status in UNROUTED:
             return NO_ROUTE
@@ -236,7 +226,7 @@ class Exchange(CurrentAudit):
         return said
 
     def _principal(self, notes: Plainer) -> Principal:
-        said = self.principal if self.principal is not None else self.user
+        said = self._who if self._who is not None else self.user
         if said is None and self.auth is None:
             return ANONYMOUS
         return principal_of(said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
@@ -255,8 +245,8 @@ class Exchange(CurrentAudit):
         text = agent.decode("latin-1") if agent else None
         if text is not None and len(text) > MAX_USER_AGENT:
             text = notes.cut(text, MAX_USER_AGENT, "source.user_agent")
-        if ip == UNKNOWN:
-            notes.defects.append("source")
+        if verdict == "unknown":
+            notes.defects.append("source" if ip == UNKNOWN else "source.verdict")
         return Source(ip, verdict, peer, self.source_port, text)
 
     def _trace(self, notes: Plainer) -> Trace:
@@ -271,8 +261,8 @@ class Exchange(CurrentAudit):
     def _details(self, notes: Plainer) -> dict[str, Any]:
         said = notes.value(self.details, "details")
         details = said if isinstance(said, dict) else {"said": said}
-        if self.query:
-            details["query"] = notes.value(self.query, "details.query")
+        for where, found in (self.parameters or {}).items():
+            details[where] = notes.value(found, f"details.{where}")
         return details
 
 

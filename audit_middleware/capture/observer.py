@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from audit_middleware import config
+from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.trace_ids import trace_ids
@@ -31,6 +32,8 @@ HEADERS: Final = {
 }
 """The request headers that are looked at: their name on the wire, and in a CGI environment (RFC 3875, 4.1.18)."""
 _CGI_HEADERS: Final = tuple(HEADERS.values())
+_PROXY_FIX: Final = "werkzeug.proxy_fix.orig"  # where Werkzeug's ProxyFix keeps what the server had said
+MAX_PORT: Final = 65535  # RFC 9293, section 3.1; uvicorn takes what stands behind the colon of X-Forwarded-For
 _MAX_DIGITS: Final = 15  # of a number that a record can hold exactly
 
 
@@ -64,6 +67,24 @@ class Observer:
             self.pipeline = shared_pipeline(self.settings, service, self._keyring)
         return self.pipeline
 
+    def admits(self, pipeline: Pipeline, exchange: Exchange, view: Callable[[], object]) -> bool:
+        """Append the attempt record; say whether the application may run.
+
+        ``view`` finds what the framework would call. It is asked only when the record cannot be kept and the policy
+        of the settings denies: the view's own may allow.
+        """
+        if pipeline.admit(exchange):
+            return True
+        try:
+            rules = rules_for(view(), exchange.method)
+        except Exception as error:  # noqa: BLE001 - a framework's router may raise anything
+            pipeline.contain("the policy of a view", error)
+            return False
+        if rules is None or rules.on_failure != "allow":
+            return False
+        exchange.on_failure = rules.on_failure
+        return True
+
     def begin(
         self,
         pipeline: Pipeline,
@@ -75,6 +96,7 @@ class Observer:
         """Begin an exchange; ``seen`` holds raw values of `HEADERS` by their CGI names, ``client`` address and port."""
         exchange = Exchange(pipeline.service, pipeline.recorder.new_request_id(), method, path, time.perf_counter_ns())
         get = seen.get
+        exchange.gate = pipeline
         exchange.user_agent = get("HTTP_USER_AGENT")
         exchange.client_request_id = get("HTTP_X_REQUEST_ID")
         exchange.auth = get("HTTP_AUTHORIZATION") or (b"api-key" if "HTTP_X_API_KEY" in seen else None)
@@ -108,8 +130,11 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any]) -
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     if not path.isascii():  # PEP 3333: bytes, shown as latin-1
         path = raw(path).decode("utf-8", "replace")
-    port = environ.get("REMOTE_PORT")
-    client = environ.get("REMOTE_ADDR") or None, int(port) if port is not None and declared(str(port)) else None
+    port = declared(environ.get("REMOTE_PORT"))
+    peer = environ.get("REMOTE_ADDR") or None
+    if _PROXY_FIX in environ:
+        peer = environ[_PROXY_FIX].get("REMOTE_ADDR") or peer
+    client = peer, port if 0 < port <= MAX_PORT else None
     exchange = observer.begin(pipeline, environ.get("REQUEST_METHOD", ""), path or "/", seen, client)
     exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
     environ[MARK] = exchange
@@ -121,6 +146,10 @@ def raw(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def declared(length: str | None) -> int:
-    """Return a declared body length; 0 for none, or one that is no number."""
+def declared(length: object) -> int:
+    """Return a number that a header or the server declares, as a length; 0 for none, or for what is no number."""
+    if type(length) is int:
+        return max(0, length)
+    if not isinstance(length, str):
+        return 0
     return int(length) if length and length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS else 0

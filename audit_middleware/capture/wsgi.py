@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, Body, Environ
+from audit_middleware.capture.body import Tee, is_asked
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.errors import JournalError
@@ -31,7 +32,8 @@ class AuditWSGIMiddleware:
     """Record every request of a WSGI app.
 
     ``identify`` is called with the environ after the app ran and names the principal when the app did not; ``title``
-    names the service when no setting does. Everything else are settings (`audit_middleware.config.Settings`), for
+    names the service when no setting does; ``find_view`` says which function would be called, for policies of views.
+    Everything else are settings (`audit_middleware.config.Settings`), for
     what the environment should not decide. Raises `ConfigurationError` for settings that are wrong or contradict each
     other.
     """
@@ -42,11 +44,13 @@ class AuditWSGIMiddleware:
         *,
         identify: Callable[[Environ], object] | None = None,
         title: str | None = None,
+        find_view: Callable[[Environ], object] = lambda _environ: None,
         pipeline: Pipeline | None = None,
         **settings: Any,  # noqa: ANN401 - settings of any type
     ) -> None:
         self.app = app
         self._title = title
+        self._find_view = find_view
         self._observer = Observer(pipeline, identify, settings)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -57,12 +61,17 @@ class AuditWSGIMiddleware:
         pipeline = observer.pipeline or observer.pipeline_of(lambda: self._title)
         exchange = begin_cgi(observer, pipeline, environ)
         answer = WSGIAnswer(observer, pipeline, exchange, environ, start_response)
-        if not pipeline.admit(exchange):
+        if not observer.admits(pipeline, exchange, lambda: self._find_view(environ)):
             return answer.refuse()
+        exchange.is_undeclared = "HTTP_TRANSFER_ENCODING" in environ
+        if (exchange.is_undeclared or is_asked()) and "wsgi.input" in environ:
+            environ["wsgi.input"] = Tee(environ["wsgi.input"], exchange)
         token = enter(exchange)
         try:
             return answer.of(self.app(environ, answer.start_response))
         except BaseException as error:
+            if exchange.is_refused and isinstance(error, Exception):
+                return answer.refused()
             answer.fail(error)
             raise
         finally:
@@ -91,6 +100,8 @@ class WSGIAnswer(Answer):
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         """Begin the response, or begin it anew after an error (PEP 3333: only while no header was sent)."""
+        if self._exchange.is_refused:  # whatever the application says to that, the client gets the refusal
+            return lambda _data: None
         name = self._observer.request_id_header
         if name:
             headers = [pair for pair in headers if pair[0].lower() != name.lower()]
@@ -102,6 +113,8 @@ class WSGIAnswer(Answer):
 
     def of(self, result: Iterable[bytes]) -> Iterable[bytes]:
         """Take what the application returned, and return what the server gets."""
+        if self._exchange.is_refused:
+            return self.refused(result)
         if type(result) is list or type(result) is tuple:  # nothing can happen any more, and its length is told to some
             for chunk in result:
                 self._exchange.response_bytes += len(chunk)
@@ -114,6 +127,12 @@ class WSGIAnswer(Answer):
     def refuse(self) -> Iterable[bytes]:
         """The journal cannot take the record and policy is deny: the application does not run."""
         return self._refusal(refusal.NOT_CARRIED_OUT)
+
+    def refused(self, result: object = None) -> Iterable[bytes]:
+        """The view did not run, because its own policy is deny: the client is told so, whatever the app answered."""
+        self._exchange.note_refusal()
+        self.finish()
+        return self._withhold(result, refusal.NOT_CARRIED_OUT)
 
     def _is_complete(self) -> bool:
         return self.is_closed or self.finish()
@@ -133,12 +152,12 @@ class WSGIAnswer(Answer):
         self._file = wrapper(*arguments)
         return self._file
 
-    def _withhold(self, result: object) -> Iterable[bytes]:
+    def _withhold(self, result: object, detail: str = refusal.NOT_ON_RECORD) -> Iterable[bytes]:
         """No byte was sent yet: the client gets to know why it gets no answer."""
         close = getattr(result, "close", None)
         if close is not None:
             close()
-        return self._refusal(refusal.NOT_ON_RECORD)
+        return self._refusal(detail)
 
     def _refusal(self, detail: str) -> Iterable[bytes]:
         body = refusal.body(detail)

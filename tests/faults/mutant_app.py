@@ -6,46 +6,11 @@ import os
 
 from audit_middleware import config
 from audit_middleware.capture.asgi import AuditMiddleware
-from audit_middleware.journal.files import Files
 from audit_middleware.pipeline import Pipeline
 from audit_middleware.shipping.shipper import Shipper
 from tests.faults.app import Acknowledging, starlette
 from tests.faults.app import app as sound_app
-
-FLUSH_BYTES = 64 * 1024
-
-
-class BufferedFiles(Files):
-    """Lines wait in this process until 64 KiB are there: what every buffered log file does."""
-
-    def __init__(self):
-        self._waiting = {}
-
-    def create(self, name, *, dir_fd, append=False):
-        fd = super().create(name, dir_fd=dir_fd, append=append)
-        if append:
-            self._waiting[fd] = bytearray()
-        return fd
-
-    def write(self, fd, data):
-        waiting = self._waiting.get(fd)
-        if waiting is None:
-            return super().write(fd, data)
-        waiting += data
-        if len(waiting) >= FLUSH_BYTES:
-            self._flush(fd)
-        return len(data)
-
-    def close(self, fd):
-        self._flush(fd)
-        self._waiting.pop(fd, None)
-        super().close(fd)
-
-    def _flush(self, fd):
-        waiting = self._waiting.get(fd)
-        if waiting:
-            super().write(fd, bytes(waiting))
-            waiting.clear()
+from tests.faults.buffered import BufferedFiles
 
 
 def buffered():

@@ -239,4 +239,4 @@ def test_flask_and_django_are_walked_too(run, tmp_path):
     assert states["GET /invoices/<int:number>"] == states["POST /invoices/<int:number>/pay"] == "audited"
     assert states["GET /static/<path:filename>"] == "unseen"
     assert states["* /customers/<int:pk>/"] == "audited"
-    assert states["* /customers/<int:pk>/lock"] == "unseen"
+    assert states["POST /customers/<int:pk>/lock"] == "unseen"

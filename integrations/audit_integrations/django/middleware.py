@@ -10,13 +10,15 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
 from audit_integrations.django import events
+from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
-from audit_integrations.django.routes import route_of
+from audit_integrations.django.routes import route_of, view_of
 from audit_integrations.django.users import principal_of, principal_of_async
 from audit_middleware import Pipeline
 from audit_middleware.capture import (
     MARK,
     ROUTE,
+    VIEW,
     Answer,
     AsyncBody,
     Body,
@@ -27,6 +29,7 @@ from audit_middleware.capture import (
     leave,
     refusal,
 )
+from audit_middleware.capture.body import is_asked
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -66,7 +69,7 @@ class AuditMiddleware:
         if _is_observed(request):
             return cast("HttpResponseBase", self.get_response(request))
         observed = _begin(request)
-        if not observed.pipeline.admit(observed.exchange):
+        if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
             return _refused(refusal.NOT_CARRIED_OUT)
         token = enter(observed.exchange)
         try:
@@ -76,12 +79,14 @@ class AuditMiddleware:
             raise
         finally:
             leave(token)
+        if observed.exchange.is_refused:
+            response = _refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
         if observed.exchange.principal is None:
             observed.exchange.principal = principal_of(request)
         if _is_streamed(request, response):
             _wrap(response, observed)
-        elif not observed.answer.finish():
+        elif not observed.answer.finish() and not observed.exchange.is_refused:
             return _refused(refusal.NOT_ON_RECORD)
         return response
 
@@ -89,7 +94,7 @@ class AuditMiddleware:
         if _is_observed(request):
             return cast("HttpResponseBase", await self.get_response(request))
         observed = _begin(request)
-        if not observed.pipeline.admit(observed.exchange):
+        if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
             return _refused(refusal.NOT_CARRIED_OUT)
         token = enter(observed.exchange)
         try:
@@ -99,12 +104,14 @@ class AuditMiddleware:
             raise
         finally:
             leave(token)
+        if observed.exchange.is_refused:
+            response = _refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
         if observed.exchange.principal is None:
             observed.exchange.principal = await principal_of_async(request)
         if _is_streamed(request, response):
             _wrap(response, observed)
-        elif not await observed.answer.finish_async():
+        elif not await observed.answer.finish_async() and not observed.exchange.is_refused:
             return _refused(refusal.NOT_ON_RECORD)
         return response
 
@@ -117,6 +124,8 @@ def _is_observed(request: HttpRequest) -> bool:
 def _begin(request: HttpRequest) -> Observed:
     observer, pipeline = OBSERVER.get(), OBSERVER.pipeline()
     exchange = begin_cgi(observer, pipeline, request.META)
+    if is_asked():
+        follow_body(request, exchange)
     return Observed(observer, pipeline, exchange, Answer(observer, pipeline, exchange, request.META, request))
 
 
@@ -128,7 +137,10 @@ def _note(request: HttpRequest, response: HttpResponseBase, observed: Observed) 
     route = route_of(request)
     if route is not None:
         request.META[ROUTE] = route
+        request.META[VIEW] = request.resolver_match.func if request.resolver_match is not None else None
     observed.answer.begin(response.status_code, response.headers.items())
+    if exchange.is_refused:
+        exchange.note_refusal()
     if not response.streaming:
         exchange.response_bytes = len(cast("HttpResponse", response).content)
     elif _is_sent_by_server(request, response):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
-from audit_middleware.capture import FAILED, ROUTE
-from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture import FAILED, ROUTE, VIEW, plain_principal
+from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import EntryPoint
 from audit_middleware.config import SETTINGS, variable
 
@@ -53,7 +54,12 @@ class Audit:
             raise ConfigurationError(f"audit.E012: {app.name} is audited already: remove the second Audit(app)")
         given = self._settings if self._pipeline is not None else {**_settings_of(app), **self._settings}
         middleware = AuditWSGIMiddleware(
-            app.wsgi_app, identify=self._identify, title=app.name, pipeline=self._pipeline, **given
+            app.wsgi_app,
+            identify=self._identify,
+            title=app.name,
+            find_view=partial(_view, app),
+            pipeline=self._pipeline,
+            **given,
         )
         app.wsgi_app = middleware  # type: ignore[method-assign] # Flask's documented way to add WSGI middleware
         app.extensions[_EXTENSION] = self
@@ -71,11 +77,19 @@ def _settings_of(app: Flask) -> dict[str, Any]:
     return {_VARIABLES[name]: value for name, value in given.items()}
 
 
-def _note_route(_app: Flask, **_: object) -> None:
+def _view(app: Flask, environ: dict[str, Any]) -> object:
+    """Return the view that the URL map leads to; raises what the map raises when there is none."""
+    endpoint, _ = app.url_map.bind_to_environ(environ).match()
+    return app.view_functions.get(endpoint)
+
+
+def _note_route(app: Flask, **_: object) -> None:
     """Where an exception propagates, as under test, the adapter never sees Flask's request."""
     rule = flask.request.url_rule
     if rule is not None:
-        flask.request.environ[ROUTE] = rule.rule, flask.request.view_args
+        environ = flask.request.environ
+        environ[ROUTE] = rule.rule, flask.request.view_args
+        environ[VIEW] = app.view_functions.get(rule.endpoint)
 
 
 def _note_user(response: Response) -> Response:
@@ -97,7 +111,7 @@ def _user() -> object:
     """Return who is signed in, as far as the app has found out: looking it up ourselves would change its answers."""
     user = g.get("_login_user")
     if user is None:
-        return g.get("user")
+        return plain_principal(g.get("user"))
     try:
         if not user.is_authenticated:
             return None
@@ -112,8 +126,8 @@ def entry_points(app: Flask) -> Iterator[EntryPoint]:
     """Yield every rule of an app's URL map with each of its methods; those that Flask adds itself are left out."""
     for rule in app.url_map.iter_rules():
         view = app.view_functions.get(rule.endpoint)
-        rules = rules_of(view)
-        exemption = rules.exemption if rules is not None else None
         methods = (rule.methods or set()) - {"OPTIONS"}
         for method in sorted(methods - ({"HEAD"} if "GET" in methods else set())):
+            rules = rules_for(view, method)
+            exemption = rules.exemption if rules is not None else None
             yield EntryPoint("http", method, rule.rule, rule.endpoint, exemption)

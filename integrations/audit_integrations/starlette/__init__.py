@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from audit_middleware.capture.audited import rules_of
+from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_middleware.capture.exemption import Exemption
 
 __all__ = ["entry_points"]
 
@@ -31,18 +32,21 @@ def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
 def _points(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
     template, endpoint = mounted + (getattr(route, "path", None) or ""), getattr(route, "endpoint", None)
     name = str(getattr(route, "name", None) or getattr(endpoint, "__name__", ""))
-    rules = rules_of(endpoint)
-    exemption = rules.exemption if rules is not None else None
     if endpoint is None:  # an app without routes that can be seen, such as static files
         yield EntryPoint("http", ANY, f"{template}/*", name)
         return
     methods = getattr(route, "methods", None)
     if methods is None and _is_websocket(route):
-        yield EntryPoint("websocket", "GET", template, name, exemption)
+        yield EntryPoint("websocket", "GET", template, name, _exemption(endpoint, ""))
         return
     for method in sorted(methods or _methods_of(endpoint)):
         if method != "HEAD" or "GET" not in (methods or ()):
-            yield EntryPoint("http", method, template, name, exemption)
+            yield EntryPoint("http", method, template, name, _exemption(endpoint, method))
+
+
+def _exemption(endpoint: object, method: str) -> Exemption | None:
+    rules = rules_for(endpoint, method)
+    return rules.exemption if rules is not None else None
 
 
 def _is_websocket(route: Any) -> bool:  # noqa: ANN401 - routes have no common type

@@ -129,6 +129,7 @@ conformance = [
 ]
 urlpatterns = [
     path("conformance/", include(conformance)),
+    path("rules/", include("tests.integrations.django_project.rules")),
     path("admin/", admin.site.urls),
     path("hello/", hello),
     path("orders/<int:pk>/", order),
