@@ -244,6 +244,28 @@ class Held(Payload, frozen=True):
     until: str | None = None
 
 
+class Reviewed(Payload, frozen=True):
+    """``rec`` of ``review``: a finding of the collector's monitor entered a state, by itself or by somebody.
+
+    ``about`` and ``kind`` make the ``finding``'s id; ``of_service`` and ``stream`` are whom it concerns, where known.
+    """
+
+    service: str
+    finding: str
+    kind: str
+    about: str
+    severity: str
+    state: Literal["open", "acknowledged", "resolved"]
+    occurrence: Count
+    first_seen: str
+    last_seen: str
+    by: str
+    evidence: dict[str, Any]
+    note: str | None = None
+    of_service: str | None = None
+    stream: str | None = None
+
+
 APPLICATION_TYPES: Final = frozenset({"attempt", "request", "event", "task", "call"})
 COLLECTOR_TYPES: Final = frozenset(
     ["ingest", "gap", "conflict", "quarantine", "retention", "hold", "erasure", "access", "export", "review", "anchor"]
@@ -268,6 +290,7 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     "quarantine": Quarantined,
     "retention": Retained,
     "hold": Held,
+    "review": Reviewed,
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.record import AuditRecord
@@ -27,8 +28,10 @@ def main():
     keyring = parse_keys(KEYS)
     with tempfile.TemporaryDirectory(prefix="audit-bench-") as folder:
         ours = take_in(Path(folder, "data"), keyring)
+        unwatched = take_in(Path(folder, "unwatched", "data"), keyring, MonitorSettings(enabled=False))
         limit = by_hand(Path(folder), keyring)
     rows = [row("hand-written limit with three indexes", limit, limit), row("audit-ready", ours, limit)]
+    rows.append(row("audit-ready without its monitor", unwatched, limit))
     show(
         "Ingest, one process, no HTTP",
         f"{BATCHES} batches of {BATCH} records of 4 streams; verify, dedupe, fsync, tree, checkpoint, SQLite index; "
@@ -53,8 +56,8 @@ def batches(keyring):
     return [lines[at : at + BATCH] for at in range(0, len(lines), BATCH)]
 
 
-def take_in(data, keyring):
-    settings = CollectorSettings(data=data, keyring=keyring, name="bench", guard=data.parent / "guard")
+def take_in(data, keyring, monitor=MonitorSettings()):  # noqa: B008 - immutable
+    settings = CollectorSettings(data=data, keyring=keyring, name="bench", guard=data.parent / "guard", monitor=monitor)
     seconds = []
     with Collector(settings).open() as collector:
         for batch in batches(keyring):

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "collect": "Run the collector.",
     "config": "Check and explain settings.",
     "demo": "Show the main job on real processes, and prove it.",
+    "findings": "List what the integrity monitor found, and see to it.",
     "keys": "Make application keys.",
     "rebuild-index": "Build the search index anew from the ledger.",
     "retention": "Show what has expired, delete it by a plan, hold what a case needs.",
@@ -29,6 +30,7 @@ COMMANDS: Final = {
     "ship": "Deliver a spool to a collector.",
     "spool": "Look into a spool.",
     "verify": "Verify a spool, a ledger or a collector.",
+    "watch": "Watch a collector: services, findings, the patrol of its store.",
 }
 
 

@@ -41,10 +41,17 @@ class Remote:
 
     def get(self, path: str, parameters: Mapping[str, Any] | None = None) -> httpx.Response | None:
         """Return the answer to a GET, None for 404; raise `DeliveryError` for anything but success."""
+        return self._ask("GET", path, params=parameters)
+
+    def post(self, path: str, body: object) -> httpx.Response | None:
+        """Return the answer to a POST of JSON, None for 404; raise `DeliveryError` for anything but success."""
+        return self._ask("POST", path, json=body)
+
+    def _ask(self, method: str, path: str, **what: Any) -> httpx.Response | None:  # noqa: ANN401 - httpx's own keywords
         import httpx
 
         try:
-            response = self._client.get(path, params=parameters)
+            response = self._client.request(method, path, **what)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise DeliveryError(f"{self.url} does not answer: {error}") from error
         if SIGNATURE not in response.headers:
@@ -54,7 +61,8 @@ class Remote:
         if response.status_code == 404:  # noqa: PLR2004 - HTTP status
             return None
         if not response.is_success:
-            hint = "; set AUDIT_TOKEN to a token with role reader" if response.status_code in {401, 403} else ""
+            role = "reader" if method == "GET" else "admin"
+            hint = f"; set AUDIT_TOKEN to a token with role {role}" if response.status_code in {401, 403} else ""
             raise DeliveryError(f"{self.url}{path} answers {response.status_code}: {response.text[:300]}{hint}")
         return response
 

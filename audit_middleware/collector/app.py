@@ -16,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from audit_middleware.collector import routes_health, routes_ingest, routes_log, routes_records, routes_retention
+from audit_middleware.collector import (
+    routes_findings,
+    routes_health,
+    routes_ingest,
+    routes_log,
+    routes_records,
+    routes_retention,
+    routes_status,
+)
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem, busy, problem_response
 from audit_middleware.collector.routes import SIGNATURE, say_failure, say_http_error, say_problem, say_unavailable
@@ -42,6 +50,9 @@ def create_app(collector: Collector) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/records", _records, methods=["GET", "POST"]),
+            Route("/v1/findings", routes_findings.findings),
+            Route("/v1/findings/{id}", routes_findings.decide, methods=["POST"]),
+            Route("/v1/status", routes_status.status),
             Route(f"{_LOG}/checkpoint", routes_log.checkpoint),
             Route(f"{_LOG}/expired", routes_log.expired),
             Route(f"{_LOG}/checkpoints/{{size}}", routes_log.archived),

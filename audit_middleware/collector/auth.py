@@ -48,6 +48,10 @@ class Caller:
         """Say whether a line of ``service`` may come from this caller."""
         return EVERY in self.services or service in self.services
 
+    def may_see(self, service: str | None) -> bool:
+        """Say whether what concerns ``service`` is for this caller; None is everybody's, and for those who see all."""
+        return EVERY in self.services or (service is not None and service in self.services)
+
     def require_every_service(self) -> None:
         """Raise `Problem` 403 unless the caller may see every service."""
         if EVERY not in self.services:

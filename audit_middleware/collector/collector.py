@@ -19,7 +19,11 @@ from audit_middleware.collector.index import Index
 from audit_middleware.collector.index_seal import IndexSeal
 from audit_middleware.collector.logs import Logs
 from audit_middleware.collector.metrics import Metrics
-from audit_middleware.collector.problems import busy
+from audit_middleware.collector.monitor.findings import Finding
+from audit_middleware.collector.monitor.findings import State as FindingState
+from audit_middleware.collector.monitor.hall import Sink
+from audit_middleware.collector.monitoring import Monitoring
+from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
 from audit_middleware.collector.retention.keeper import Retention
@@ -110,6 +114,36 @@ class Collector:
         """The verifier key of every log."""
         return self.logs.vkeys
 
+    @property
+    def monitoring(self) -> Monitoring | None:
+        """The monitor; None when the settings turn it off."""
+        return self._opened.monitoring
+
+    def subscribe(self, sink: Sink) -> None:
+        """Tell ``sink`` of every transition of a finding from now on, as the contract of `Sink` says."""
+        monitoring = self._opened.monitoring
+        if monitoring is not None:
+            monitoring.watcher.sinks.append(sink)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return all findings; raises `Problem` 503 until the monitor knows them all, 404 without a monitor."""
+        watcher = self._required_monitoring.watcher
+        if not watcher.is_ready:
+            raise busy("monitor-starting", "the monitor reads what happened before: try again", seconds=2)
+        return watcher.findings
+
+    def decide(self, id_: str, state: FindingState, by: str, note: str | None) -> Future[Finding]:
+        """Acknowledge or resolve a finding; the result comes once that is on record. Raises `Problem` 404."""
+        return self._required_monitoring.watcher.decide(id_, state, by, note)
+
+    @property
+    def _required_monitoring(self) -> Monitoring:
+        if self._open is None:
+            raise busy("collector-closed", self.reason, seconds=30)
+        if self._open.monitoring is None:
+            raise Problem(404, "monitor-off", "this collector runs without its monitor: [monitor] enabled = false")
+        return self._open.monitoring
+
     def require_ready(self) -> None:
         """Raise `Problem` 503 unless batches are taken and the index is complete."""
         if self._open is None:
@@ -120,6 +154,8 @@ class Collector:
         """Return the metrics as text."""
         for log in self.logs:
             self.metrics.ledger_size.labels(log.origin).set(log.ledger.size)
+        if self._opened.monitoring is not None:
+            self.metrics.show(self._opened.monitoring)
         return self.metrics.exposition()
 
     def submit(self, lines: list[bytes], caller: Caller, sizes: Mapping[str, int]) -> Future[Answer]:
@@ -179,8 +215,11 @@ class _Open:
             submit=self.committer.submit,
             sweeps=settings.retention_sweep,
         )
+        self.monitoring = self._new_monitoring() if settings.monitor.enabled else None
         self._watch()
         self.committer.start()
+        if self.monitoring is not None:
+            self.monitoring.start()
 
     def start(self) -> None:
         """Catch up with the ledgers, then open the collector's own stream."""
@@ -195,6 +234,8 @@ class _Open:
             limits=limits,
             metrics=self._metrics,
         )
+        if self.monitoring is not None:
+            self._desk.on_commit = self.monitoring.watcher.take
         self._desk.open(self.folder.name)
         self.retention.start()
 
@@ -224,9 +265,21 @@ class _Open:
 
     def close(self) -> None:
         self.retention.stop()
+        if self.monitoring is not None:
+            self.monitoring.stop()
         self.committer.close()
         self.index.close()
         self._close_files()
+
+    def _new_monitoring(self) -> Monitoring:
+        return Monitoring(
+            self._settings.monitor,
+            self.folder,
+            self.logs,
+            self.index,
+            submit=self.committer.submit,
+            is_listening=lambda: self.committer.state == "ready",
+        )
 
     def _close_files(self) -> None:
         try:
@@ -245,6 +298,20 @@ class _Open:
         watch("audit_store_worm", "1 if the store was probed and keeps what it is told to.", lambda: stores.is_worm)
         watch("audit_store_strange", "Files found deleted, overwritten or unlocked.", lambda: stores.strange)
         watch("audit_quarantine_bytes", "Bytes of the quarantine.", lambda: self.quarantine.bytes)
+        if self.monitoring is not None:
+            self._watch_monitoring(self.monitoring)
+
+    def _watch_monitoring(self, monitoring: Monitoring) -> None:
+        watch, patroller = self._metrics.watch, monitoring.patroller
+        monitoring.watcher.sinks.append(self._metrics.count_transition)
+        watch("audit_findings_overflowed", "Observations without room.", lambda: monitoring.watcher.overflowed)
+        watch("audit_patrol_bytes", "Bytes read again since the start.", lambda: patroller.bytes)
+        watch("audit_patrol_entries", "Entries that this pass has come by.", lambda: patroller.progress().entries)
+        watch(
+            "audit_patrol_pass_seconds",
+            "Time of the last full pass, epoch.",
+            lambda: patroller.patrolled.last_ended or 0,
+        )
 
 
 def _log_progress(done: int, total: int) -> None:

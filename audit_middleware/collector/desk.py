@@ -20,6 +20,7 @@ from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
+from audit_middleware.collector.monitor.hall import Committed
 from audit_middleware.collector.own import OwnStream, counters
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
@@ -53,6 +54,9 @@ class Desk:
         metrics: Metrics,
     ) -> None:
         self.clock: Callable[[], float] = time.time
+        self.on_commit: Callable[[Committed], None] = lambda _committed: None
+        """Called after each group commit; must not wait."""
+
         self.streams = Streams(index.load_stream, limits.streams_in_memory, *index.stream_totals())
         self._keyring = keyring
         self._logs = logs
@@ -197,6 +201,8 @@ class Desk:
             states, asides = self.streams.take_moved(), self._judge.asides
             batches[0] = batches[0]._replace(streams=states, asides=asides)
             self._index.put(*batches)
+            for batch in batches:
+                self.on_commit(Committed(batch.origin, batch.first, batch.entries))
             self._judge.events, self._judge.asides = [], []
         if self.streams.is_crowded:
             self._index.flush()

@@ -9,6 +9,7 @@
     DIR/log/<class>/<period> ledgers
     DIR/quarantine           lines that were not admitted
     DIR/index.sqlite         the index, rebuilt at any time
+    DIR/monitor.json         what the monitor remembers, read from the ledgers when it is gone
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class DataFolder:
     def index(self) -> Path:
         """The index."""
         return self.path / "index.sqlite"
+
+    @property
+    def monitor(self) -> Path:
+        """What the monitor remembers."""
+        return self.path / "monitor.json"
 
     def write_vkeys(self, vkeys: list[str]) -> None:
         """Replace ``log.vkey``."""

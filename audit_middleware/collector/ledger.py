@@ -124,6 +124,15 @@ class Ledger:
         return self._published[0].root
 
     @property
+    def published(self) -> Checkpoint:
+        """The published checkpoint, from memory."""
+        return self._published[0]
+
+    def kept_notes(self) -> tuple[bytes | None, bytes | None]:
+        """Return checkpoint and guard as their files hold them now, whoever wrote them; raises `StorageError`."""
+        return self._folder.checkpoint(), self._folder.guard_note()
+
+    @property
     def checkpoint(self) -> bytes:
         """The published checkpoint, a signed note."""
         return self._published[1]

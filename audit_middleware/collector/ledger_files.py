@@ -112,8 +112,12 @@ class LedgerFolder:
         Raises:
             BadSignature: somebody else signed it.
         """
-        note = self._read(self._guard)
+        note = self.guard_note()
         return None if note is None else open_checkpoint(note, verifier)
+
+    def guard_note(self) -> bytes | None:
+        """Return what lies in the second place, unread."""
+        return self._read(self._guard)
 
     def write_ahead(self) -> WriteAhead | None:
         """Return the last commit, applied or not."""

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from audit_middleware.collector.answer import Answer
+from audit_middleware.collector.monitor.findings import STATES, Transition
+from audit_middleware.collector.monitor.kinds import KINDS
+from audit_middleware.collector.monitoring import Monitoring
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -30,6 +33,22 @@ class Metrics:
             "audit_commit_seconds", "Time of one group commit.", buckets=_SECONDS, registry=registry
         )
         self.ledger_size = Gauge("audit_ledger_size", "Entries of a log.", ["origin"], registry=registry)
+        self.findings = Gauge("audit_findings", "Findings.", ["kind", "severity", "state"], registry=registry)
+        self._transitions = Counter(
+            "audit_finding_transitions", "States that findings entered.", ["kind", "change"], registry=registry
+        )
+
+    def count_transition(self, transition: Transition) -> None:
+        """Count that a finding entered a state."""
+        self._transitions.labels(transition.finding.kind, transition.change).inc()
+
+    def show(self, monitoring: Monitoring) -> None:
+        """Set what the monitor shows; kinds without a finding are there, with 0."""
+        tally = Tally((each.kind, each.severity, each.state) for each in monitoring.watcher.findings)
+        usual = {(name, kind.severity, state) for name, kind in KINDS.items() for state in STATES}
+        self.findings.clear()
+        for labels in usual | set(tally):
+            self.findings.labels(*labels).set(tally[labels])
 
     def count(self, answer: Answer) -> None:
         """Count what a batch brought."""

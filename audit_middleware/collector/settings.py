@@ -15,6 +15,7 @@ import msgspec
 
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.retention.policy import Policy, RetentionSetting
 from audit_middleware.collector.storage.settings import FilesSettings, StoreSettings
 from audit_middleware.errors import ConfigurationError
@@ -50,6 +51,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     def __post_init__(self) -> None:
         Policy(self.retention)
@@ -115,6 +118,7 @@ def read_settings(
         retention=declared.retention,
         retention_sweep=declared.retention_sweep,
         store=declared.store,
+        monitor=declared.monitor,
     )
 
 

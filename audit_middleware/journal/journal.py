@@ -39,7 +39,6 @@ class Journal:
     def __init__(self, files: Files, streams_fd: int, stream: str, meta: dict[str, Any]) -> None:
         self._files = files
         self.stream = stream
-        self.written_bytes = 0
         self.tampered = 0
         self._ordinal = 0
         self._offset = 0
@@ -72,7 +71,6 @@ class Journal:
             except OSError as second:
                 raise self._failed(second) from second
         self._offset += len(data)
-        self.written_bytes += len(data)
         if self._offset >= SEGMENT_BYTES:
             self._rotate()
 

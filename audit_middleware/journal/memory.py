@@ -25,7 +25,6 @@ class MemoryJournal:
 
     def __init__(self, stream: str, max_lines: int = MAX_LINES) -> None:
         self.stream = stream
-        self.written_bytes = 0
         self.acked = Position()
         self._max_lines = max_lines
         self._lines: deque[bytes] = deque()
@@ -37,7 +36,6 @@ class MemoryJournal:
             if len(self._lines) >= self._max_lines:
                 raise JournalError(f"journal: {self._max_lines} lines wait in memory", errno=errno.ENOBUFS)
             self._lines.append(line)
-            self.written_bytes += len(line) + 1
 
     def pending(self, limit: int, max_bytes: int) -> list[Pending]:
         """Return up to ``limit`` lines in order, at most ``max_bytes`` together, at least one."""

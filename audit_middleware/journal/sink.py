@@ -10,8 +10,6 @@ from audit_middleware.journal.syncing import SyncTicket
 class LineSink(Protocol):
     """Where sealed lines go: a `Journal` on disk or a `MemoryJournal`."""
 
-    written_bytes: int
-
     def append(self, line: bytes) -> None:
         """Keep the line or raise `JournalError` and keep nothing of it."""
 

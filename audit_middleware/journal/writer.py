@@ -287,6 +287,11 @@ class StreamWriter:
         return self._spool.bound_reached(self._settings.spool_max, self._settings.spool_min_free)
 
     def _counters(self) -> Payload:
-        written = self.sink.written_bytes if self.sink is not None else 0
         tally = (self.tally.seen, self.tally.recorded, self.tally.dropped)
-        return self._announcer.counters(self.service, tally, written, self.checkpoint_size)
+        return self._announcer.counters(self.service, tally, self._spool_bytes(), self.checkpoint_size)
+
+    def _spool_bytes(self) -> int:
+        """Return what the bound of the spool is compared with, or what waits in memory."""
+        if self._spool is not None:
+            return self._spool.used_bytes()
+        return self.sink.left_bytes() if isinstance(self.sink, MemoryJournal) else 0

@@ -8,7 +8,7 @@ import pytest
 from audit_middleware.errors import JournalError
 from audit_middleware.journal.spool import Spool
 from audit_middleware.testing import FaultyFiles
-from tests.journal.kit import Clock, append, findings, folders, lines_of, numbers, parsed, record_of, segments
+from tests.journal.kit import Clock, append, findings, folders, numbers, parsed, record_of, segments
 
 
 def in_time(work, seconds=10):
@@ -166,7 +166,15 @@ def test_a_stream_opens_with_whose_it_is_and_closes_with_what_it_has_seen(spool,
         3,
         0,
     )
-    assert closed["rec"]["spool_bytes"] == sum(len(line) + 1 for line in lines_of(folders(spool)[0])[:-1])
+
+
+def test_the_counters_say_what_the_spool_holds_and_not_what_was_ever_written(spool, open_recorder):
+    recorder = open_recorder()
+    append(recorder, 3)
+    held = Spool(spool).used_bytes()
+    (folders(spool)[0] / "stray").write_bytes(b"x" * 1000)  # counts too: the bound of the spool is about files
+    recorder.close()
+    assert parsed(folders(spool)[0])[-1]["rec"]["spool_bytes"] == held + 1000
 
 
 def test_a_beat_comes_every_ten_seconds_also_when_idle(spool, open_recorder):

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from django.utils.module_loading import import_string
 from fastapi import FastAPI
@@ -14,6 +16,8 @@ from audit_integrations.fastapi import audited_user
 from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, config
 from audit_middleware.cli import COMMANDS
+from audit_middleware.collector.monitor.kinds import KINDS
+from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.record import json_schema
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import parse_frame
@@ -53,6 +57,25 @@ def test_every_problem_id_is_documented():
 @pytest.mark.parametrize("rule", MEANINGS)
 def test_every_rule_of_verify_is_documented_with_its_meaning(rule):
     assert f"| `{rule}` | {MEANINGS[rule]} |" in DOCS["operating.md"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_finding_is_documented_as_the_program_has_it(name):
+    kind = KINDS[name]
+    ends = {"itself": "by itself", "person": "by a person"}[kind.ends]
+    row = f"| `{name}` | {kind.severity} | {ends} | {kind.meaning} | {kind.remedy} |"
+    assert row in DOCS["findings.md"]
+
+
+def test_the_kinds_of_findings_are_those_of_the_wire_format():
+    listed = DOCS["wire-format.md"].split("Kinds: ")[1].split("; `uncovered`")[0]
+    assert set(re.findall(r"`([a-z_]+)`", listed)) == set(KINDS)
+
+
+def test_every_setting_of_the_monitor_is_documented_with_its_default():
+    settings = tomllib.loads(DOCS["findings.md"].split("```toml\n")[1].split("```")[0])["monitor"]
+    examples = {"expected_services": [], "silence_by_service": {}}
+    assert settings | examples == msgspec.structs.asdict(MonitorSettings())
 
 
 def test_the_commands_of_the_readme_are_targets_of_the_makefile():

@@ -1,0 +1,99 @@
+"""The monitor's place in a collector: what it is given, what it may ask for, and who listens to it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, Protocol
+
+from audit_middleware.collector.index_rows import Entry
+from audit_middleware.collector.monitor.findings import Transition
+from audit_middleware.collector.monitor.heard import Find, Group
+from audit_middleware.collector.monitor.watch import LIFE
+from audit_middleware.errors import BadLedger, MalformedLine
+from audit_middleware.record import COLLECTOR_TYPES, Payload
+from audit_middleware.sealing.parse import parse_rec
+from audit_middleware.sealing.seal import Frame, parse_frame
+
+_TYPES: Final = frozenset(name.encode() for name in COLLECTOR_TYPES | LIFE)
+_TYPE: Final = re.compile(rb'"type":"([a-z]{2,16})"')  # the first one in a line is its own: wire format, section 1
+_log: Final = logging.getLogger(__name__)
+
+
+class Committed(NamedTuple):
+    """A group commit: entries of a log from ``first`` on."""
+
+    origin: str
+    first: int
+    entries: Sequence[Entry]
+
+
+class HeardLog(Protocol):
+    """A log as the watcher reads it."""
+
+    @property
+    def origin(self) -> str:
+        """Its name."""
+
+    @property
+    def size(self) -> int:
+        """Entries that are published."""
+
+    def entries(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield entries; raises `BadLedger` for a damaged part."""
+
+
+class Hall(Protocol):
+    """What the watcher needs of the collector around it."""
+
+    def heard_logs(self) -> Sequence[HeardLog]:
+        """Return every log, oldest period first."""
+
+    def find_stream(self) -> Find:
+        """Return what looks up streams in the index."""
+
+    def say(self, payloads: Sequence[Payload]) -> Future[Any]:
+        """Put ``review`` records into the ledger; the future's result comes when they are durable.
+
+        Raises `Problem` 503 when nothing is taken now.
+        """
+
+    def is_listening(self) -> bool:
+        """Whether deliveries are taken."""
+
+
+Sink = Callable[[Transition], None]
+"""Called in the watcher's thread with each transition, in order; must not take long, and what it raises is logged.
+
+This is where alerts subscribe. A transition is reported when it happens, and may be reported again after a crash. What
+is read from the ledger because the monitor lost its memory is not: `Watcher.findings` has what is open.
+"""
+
+
+def read_group(log: HeardLog, first: int, last: int) -> Group:
+    """Return what matters of some entries of one bundle; a damaged one is the patrol's to name, and is passed over."""
+    try:
+        lines = [line for line in log.entries(first, last) if (type_ := _TYPE.search(line)) and type_[1] in _TYPES]
+    except BadLedger as error:
+        _log.warning("the monitor cannot read entries %d to %d of %s: %s", first, last, log.origin, error)
+        return Group([], [])
+    return Group([], list(_parsed(lines)))
+
+
+def _parsed(lines: Sequence[bytes]) -> Iterator[tuple[Frame, Payload]]:
+    for line in lines:
+        try:
+            frame = parse_frame(line)
+            yield frame, parse_rec(line, frame)
+        except MalformedLine as error:
+            _log.warning("the monitor cannot read a line: %s", error)
+
+
+def write_log(transition: Transition) -> None:
+    """Say a transition in the collector's own log; a `Sink`."""
+    finding = transition.finding
+    level = logging.WARNING if transition.change in {"opened", "reopened"} else logging.INFO
+    who = finding.service or finding.stream or finding.about
+    _log.log(level, "finding %s %s: %s %s (%s)", finding.id, transition.change, finding.severity, finding.kind, who)

@@ -1,0 +1,296 @@
+"""The thread of the monitor: hears what was committed, asks for the time, puts what it finds on record.
+
+The committer hands over and goes on. When it hands over more than is taken, the rest is left out and read from the
+ledger: what the watcher knows is always a prefix of each log.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from audit_middleware.collector.monitor.clock import Now, real_clock, spell
+from audit_middleware.collector.monitor.findings import Finding, Observation, State, Transition
+from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, read_group, write_log
+from audit_middleware.collector.monitor.heard import Heard, group_of
+from audit_middleware.collector.monitor.memory import MonitorFile, Patrolled, Remembered
+from audit_middleware.collector.monitor.patrol import Damage
+from audit_middleware.collector.monitor.patroller import Report, Sound
+from audit_middleware.collector.monitor.settings import MonitorSettings
+from audit_middleware.collector.monitor.watch import Watch
+from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.record import Reviewed
+from audit_middleware.tlog.tiles import WIDTH
+
+TICK_SECONDS: Final = 1.0
+SAVE_SECONDS: Final = 30.0
+MAX_WAITING: Final = 64
+"""Group commits that wait to be heard; each keeps its parsed lines in memory."""
+
+SAID_AT_ONCE: Final = 100
+"""Records in one submission; a commit has other things to do too."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Decision:
+    """What somebody decides about a finding, on its way; ``said`` is its record, once it is durable."""
+
+    id: str
+    state: State
+    by: str
+    note: str | None
+    done: Future[Finding] = field(default_factory=Future)
+    said: Reviewed | None = None
+
+
+class _Said(NamedTuple):
+    """A submission of records is over, one way or the other."""
+
+
+class Watcher:
+    """Runs a `Watch` in a thread of its own. What it publishes is immutable, so that any thread may read it."""
+
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        hall: Hall,
+        file: MonitorFile,
+        *,
+        clock: Callable[[], Now] = real_clock,
+    ) -> None:
+        self.findings: tuple[Finding, ...] = ()
+        self.is_ready = False
+        """Whether everything up to now is known; before that findings of old may be missing."""
+
+        self.services: tuple[Heard, ...] = ()
+        self.since = ""
+        """Since when this collector listens without a break."""
+
+        self.sinks: list[Sink] = [write_log]
+        self.patrolled = Patrolled()
+        self._settings = settings
+        self._hall = hall
+        self._file = file
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Committed | Report | _Decision | _Said | None] = queue.SimpleQueue()
+        self._sizes: dict[str, int] = {}
+        self._is_quiet = False
+        self._saying = False
+        self._behind: dict[str, int] = {}
+        self._saved_at = 0.0
+        self._watch: Watch | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it begins with what happened since it was here last."""
+        found = self._file.load()
+        remembered = found or Remembered()
+        self._is_quiet = found is None
+        self._sizes = remembered.sizes
+        self.patrolled = remembered.patrolled
+        now = self._clock()
+        self._watch = Watch(self._settings, self._hall.find_stream(), now, remembered.state)
+        self._saved_at = now.mono
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Remember everything and end the thread."""
+        self._stopping.set()
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def take(self, committed: Committed) -> None:
+        """Hear of a group commit; never waits."""
+        if self._inbox.qsize() < MAX_WAITING:
+            self._inbox.put(committed)
+
+    def report(self, report: Report) -> None:
+        """Hear from the patrol."""
+        self._inbox.put(report)
+
+    def decide(self, id_: str, state: State, by: str, note: str | None) -> Future[Finding]:
+        """Acknowledge or resolve a finding; the result comes once that is on record.
+
+        The future's exception is `Undecided`, or a `Problem`: the record cannot be written.
+        """
+        decision = _Decision(id_, state, by, note)
+        if self._stopping.is_set() or not self.is_ready:
+            decision.done.set_exception(busy("monitor-starting", "the monitor is starting or ending: try again"))
+        else:
+            self._inbox.put(decision)
+        return decision.done
+
+    @property
+    def overflowed(self) -> int:
+        """Observations for which there was no room."""
+        return self._watch.book.overflowed if self._watch is not None else 0
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._live()
+            except Exception:  # noqa: BLE001 - named containment point: a fault of ours must not end the watch
+                _log.exception("the monitor failed at something, and goes on")
+                self._stopping.wait(TICK_SECONDS)
+        self._save()
+        self._refuse_rest()
+
+    def _live(self) -> None:
+        """Catch up with the ledgers, then hear and tick until the end."""
+        self._catch_up()
+        self._is_quiet = False
+        self._publish()
+        self.is_ready = True
+        tick_at = self._clock().mono
+        while not self._stopping.is_set():
+            now = self._clock()
+            if now.mono >= tick_at:
+                tick_at = now.mono + TICK_SECONDS
+                self._tick(now)
+            self._hear_next(max(0.0, tick_at - now.mono))
+
+    def _hear_next(self, timeout: float) -> None:
+        try:
+            item = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return
+        now = self._clock()
+        if isinstance(item, Committed):
+            self._emit(self._hear(item, now))
+        elif isinstance(item, _Decision):
+            self._decide(item)
+        elif isinstance(item, _Said):
+            self._saying = False
+        elif item is not None:
+            self._emit(self._take_report(item, now))
+        self._publish()
+
+    def _tick(self, now: Now) -> None:
+        watch = self._watching
+        for _ in range(self._inbox.qsize()):  # else somebody would be called silent whose lines wait here
+            self._hear_next(0.0)
+        self._catch_up_if_behind()
+        self._emit(watch.tick(now, is_listening=self._hall.is_listening()))
+        self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
+        self._say()
+        self._publish()
+        if now.mono - self._saved_at >= SAVE_SECONDS:
+            self._saved_at = now.mono
+            self._save()
+
+    def _hear(self, committed: Committed, now: Now) -> list[Transition]:
+        known = self._sizes.get(committed.origin, 0)
+        if committed.first > known:
+            self._catch_up()
+            known = self._sizes.get(committed.origin, 0)
+        entries = committed.entries[max(0, known - committed.first) :]
+        if not entries:
+            return []
+        self._sizes[committed.origin] = committed.first + len(committed.entries)
+        return self._watching.hear(group_of(entries), now)
+
+    def _catch_up_if_behind(self) -> None:
+        """A commit that was not heard a second later was left out: `take` had no room for it."""
+        if any(self._sizes.get(origin, 0) < size for origin, size in self._behind.items()):
+            self._catch_up()
+        self._behind = {log.origin: log.size for log in self._hall.heard_logs()}
+
+    def _catch_up(self) -> None:
+        """Read from the ledgers what was not handed over."""
+        for log in self._hall.heard_logs():
+            first, size = self._sizes.get(log.origin, 0), log.size
+            while first < size and not self._stopping.is_set():
+                last = min(first - first % WIDTH + WIDTH, size) - 1
+                group = read_group(log, first, last)
+                first = self._sizes[log.origin] = last + 1
+                self._emit(self._watching.hear(group, self._clock()))
+
+    def _take_report(self, report: Report, now: Now) -> list[Transition]:
+        watch = self._watching
+        if isinstance(report, Damage):
+            evidence = {"log": report.log, "path": report.path, "first": report.first, "last": report.last}
+            evidence |= {"message": report.message[:500]}
+            return watch.see(Observation(report.kind, report.about, evidence), now)
+        if isinstance(report, Sound):
+            return watch.unsee(report.kind, report.about, now)
+        began = spell(report.began)
+        good = [each for each in watch.book if each.kind in {"tampering", "rollback"} and each.last_seen < began]
+        return [moved for each in good for moved in watch.unsee(each.kind, each.about, now)]
+
+    def _decide(self, decision: _Decision) -> None:
+        """Put a decision on record, and take it when it is there."""
+        if decision.said is not None:
+            book = self._watching.book
+            self._emit(book.recall(decision.said))
+            self._publish()
+            decision.done.set_result(
+                book.find(decision.said.kind, decision.said.about) or Finding.recall(decision.said)
+            )
+            return
+        try:
+            finding = self._watching.book.decision(decision.id, decision.state, decision.by, decision.note)
+            said = self._hall.say([finding.reviewed()])
+        except Exception as error:  # noqa: BLE001 - the caller's thread raises it
+            decision.done.set_exception(error)
+            return
+        said.add_done_callback(lambda done: self._decided(decision, finding.reviewed(), done))
+
+    def _decided(self, decision: _Decision, review: Reviewed, done: Future[Any]) -> None:
+        """Called by the committer's thread."""
+        error = done.exception()
+        if error is not None:
+            decision.done.set_exception(error)
+            return
+        decision.said = review
+        self._inbox.put(decision)
+
+    def _say(self) -> None:
+        """Put on record what is not; what fails stays unsaid and is tried again."""
+        unsaid = self._watching.book.unsaid
+        if not unsaid or self._saying:
+            return
+        try:
+            done = self._hall.say([finding.reviewed() for finding in islice(unsaid.values(), SAID_AT_ONCE)])
+        except Problem as problem:
+            _log.warning("findings cannot be put on record now: %s", problem.detail)
+            return
+        self._saying = True
+        done.add_done_callback(lambda _: self._inbox.put(_Said()))
+
+    def _emit(self, moved: Sequence[Transition]) -> None:
+        for transition in () if self._is_quiet else moved:
+            for sink in self.sinks:
+                try:
+                    sink(transition)
+                except Exception:  # noqa: BLE001 - named containment point: an alert that fails must not end the watch
+                    _log.exception("a sink failed at finding %s", transition.finding.id)
+
+    def _publish(self) -> None:
+        book = self._watching.book
+        if book.is_changed:
+            book.is_changed = False
+            self.findings = tuple(book)
+
+    def _save(self) -> None:
+        self._file.save(Remembered(sizes=self._sizes, state=self._watching.remember(), patrolled=self.patrolled))
+
+    def _refuse_rest(self) -> None:
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if isinstance(item, _Decision) and not item.done.done():
+                item.done.set_exception(busy("collector-closed", "the collector ends"))
+
+    @property
+    def _watching(self) -> Watch:
+        assert self._watch is not None
+        return self._watch

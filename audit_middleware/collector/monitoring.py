@@ -1,0 +1,147 @@
+"""The monitor inside a collector: what it hears and reads, what it puts on record, what it shows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from audit_middleware.collector.auth import Caller
+from audit_middleware.collector.folder import DataFolder
+from audit_middleware.collector.group import Batch, Said
+from audit_middleware.collector.index import Index
+from audit_middleware.collector.logs import Log, Logs
+from audit_middleware.collector.monitor.clock import Now, real_clock
+from audit_middleware.collector.monitor.hall import HeardLog
+from audit_middleware.collector.monitor.heard import Find, Standing
+from audit_middleware.collector.monitor.memory import MonitorFile
+from audit_middleware.collector.monitor.patroller import Patroller
+from audit_middleware.collector.monitor.settings import MonitorSettings
+from audit_middleware.collector.monitor.watcher import Watcher
+from audit_middleware.collector.storage import Store
+from audit_middleware.record import COLLECTOR_SERVICE, Payload
+from audit_middleware.tlog.checkpoint import Checkpoint
+from audit_middleware.tlog.note import Verifier
+
+_NOBODY: Final = Caller(COLLECTOR_SERVICE, frozenset(), frozenset())
+
+Submit = Callable[[Batch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """A log as watcher and patrol read it; what was signed is taken from the memory of the ledger."""
+
+    log: Log
+
+    @property
+    def origin(self) -> str:
+        """Its name."""
+        return self.log.origin
+
+    @property
+    def store(self) -> Store:
+        """Where its files lie."""
+        return self.log.store
+
+    @property
+    def verifier(self) -> Verifier:
+        """Its key."""
+        return self.log.verifier
+
+    @property
+    def size(self) -> int:
+        """Entries that are published."""
+        return self.log.ledger.size
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what was published last."""
+        return self.log.ledger.published
+
+    def kept_notes(self) -> tuple[bytes | None, bytes | None]:
+        """Return checkpoint and guard as their files hold them."""
+        return self.log.ledger.kept_notes()
+
+    def entries(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield entries; raises `BadLedger` for a damaged part."""
+        return self.log.ledger.entries(first, last)
+
+
+class StreamFinder:
+    """Looks streams up in the index, with a connection of its own; one thread at a time."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._connection: sqlite3.Connection | None = None
+
+    def __call__(self, stream: str) -> Standing | None:
+        """Return where a stream stands; None when it was never seen, or nobody can tell now."""
+        try:
+            if self._connection is None:
+                self._connection = self._index.connect()
+            found = self._connection.execute("SELECT next, closed FROM streams WHERE stream = ?", (stream,)).fetchone()
+        except sqlite3.Error:
+            self.close()
+            return None
+        return Standing(found[0], bool(found[1])) if found else None
+
+    def close(self) -> None:
+        """Close the connection; the next look-up opens one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+class Monitoring:
+    """Watcher and patrol of one open collector, and the `Hall` in which they listen."""
+
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        folder: DataFolder,
+        logs: Logs,
+        index: Index,
+        *,
+        submit: Submit,
+        is_listening: Callable[[], bool],
+        clock: Callable[[], Now] = real_clock,
+    ) -> None:
+        self._logs = logs
+        self._finder = StreamFinder(index)
+        self._submit = submit
+        self.is_listening = is_listening
+        self.watcher = Watcher(settings, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
+        self.patroller = Patroller(self._stored, settings.patrol_bytes, self.watcher.report)
+
+    def start(self) -> None:
+        """Start both."""
+        self.watcher.start()
+        self.patroller.patrolled = self.watcher.patrolled
+        self.patroller.start()
+
+    def stop(self) -> None:
+        """End both, remembering everything."""
+        self.patroller.stop()
+        self.watcher.stop()
+        self._finder.close()
+
+    def heard_logs(self) -> Sequence[HeardLog]:
+        """Return every log, oldest period first."""
+        return [LogView(log) for log in self._logs]
+
+    def find_stream(self) -> Find:
+        """Return what looks up streams in the index."""
+        return self._finder
+
+    def say(self, payloads: Sequence[Payload]) -> Future[Any]:
+        """Hand ``review`` records to the committer; raises `Problem` 503 when nothing is taken now."""
+        batch = Batch([], _NOBODY, said=[Said("review", payload) for payload in payloads])
+        self._submit(batch)
+        return batch.done
+
+    def _stored(self) -> list[LogView]:
+        return [view for log in self._logs if (view := LogView(log)).size]
