@@ -17,6 +17,7 @@ from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.retention.policy import RetentionSetting
+from audit_middleware.collector.storage import stores
 from audit_middleware.errors import ConfigurationError, StorageError
 from audit_middleware.tlog.reader import LogReader
 from tests.collector.kit import PERIOD, App, admitted, own_lines, settings_for
@@ -312,3 +313,24 @@ def test_a_log_is_locked_until_its_class_expires_and_goes_with_its_lock(tmp_path
         assert [log.path for log in collector.logs.finished.values()] == ["default/2023h1"]
         with TestClient(create_app(collector)) as client:
             assert client.get("/log/default/2023h1/expired").status_code == 200
+
+
+def test_a_bucket_that_stops_being_worm_is_a_finding(tmp_path, gateway, monkeypatch):
+    monkeypatch.setattr(stores, "ASK_SECONDS", 0.0)
+    with Collector(settings(tmp_path, gateway)) as collector:
+        collector.deliver(App().lines)
+        log = collector.logs.by_origin(f"audit.test/default/{PERIOD}")
+        assert log.store.worm_failure() is None
+        gateway.ignores = EVERYTHING
+        assert "is no WORM store" in log.store.worm_failure()
+        gateway.fault = "500"
+        assert "is no WORM store" in log.store.worm_failure()  # no answer is no change
+        gateway.fault, gateway.ignores = None, frozenset()
+        assert log.store.worm_failure() is None
+        collector.monitoring.patroller._ask_stores()
+        gateway.ignores = EVERYTHING
+        collector.monitoring.patroller._ask_stores()
+        wait_until(lambda: [each.kind for each in collector.findings() if each.kind == "worm"])
+        gateway.ignores = frozenset()
+        collector.monitoring.patroller._ask_stores()
+        wait_until(lambda: [each.state for each in collector.findings() if each.kind == "worm"] == ["resolved"])

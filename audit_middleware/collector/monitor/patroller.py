@@ -162,7 +162,7 @@ class Patroller:
     def _look_at_newest(self, log: PatrolledLog) -> int:
         spent = 0
         for damage in check_edge(log):
-            self._report(damage)
+            self._tell(log, damage)
         for unit in newest(log.checkpoint().size, self._turns):
             spent += self._check(log, unit)
         return spent
@@ -189,6 +189,8 @@ class Patroller:
             for unit in units(log.checkpoint().size, resumed):
                 at.level, at.index = unit.level, unit.number
                 yield self._check(log, unit)
+                if not self._is_there(log):
+                    break
             yield from self._check_archive(log)
         self._report(PassEnded(began))
         at.last_began, at.last_ended, at.began = began, self._wall(), None
@@ -198,18 +200,26 @@ class Patroller:
     def _check(self, log: PatrolledLog, unit: Unit) -> int:
         damage, read = check_unit(log, unit, self._suspects.setdefault(log.origin, set()))
         if damage is not None:
-            self._report(damage)
+            self._tell(log, damage)
         return read
+
+    def _tell(self, log: PatrolledLog, damage: Damage) -> None:
+        """Report what was found, unless the log has expired while it was looked at: then its files may go."""
+        if self._is_there(log):
+            self._report(damage)
+
+    def _is_there(self, log: PatrolledLog) -> bool:
+        return any(each.origin == log.origin for each in self._logs())
 
     def _check_archive(self, log: PatrolledLog) -> Iterator[int]:
         try:
             for key in log.store.keys("checkpoints/"):
                 damage = check_archived(log, key, self._suspects.get(log.origin, set()))
                 if damage is not None:
-                    self._report(damage)
+                    self._tell(log, damage)
                 yield ARCHIVED_BYTES
         except StorageError as error:
-            self._report(Damage("tampering", log.origin, "checkpoints", str(error)))
+            self._tell(log, Damage("tampering", log.origin, "checkpoints", str(error)))
 
     def _ask_stores(self) -> None:
         for log in self._logs():

@@ -82,8 +82,16 @@ class S3Store:
     changes nothing, is named in ``strange`` and logged as critical.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str, retention: Retention | None, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        retention: Retention | None,
+        pool: ThreadPoolExecutor,
+        ask_again: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.strange: dict[str, str] = {}
+        self._ask_again = ask_again
         self._bucket = bucket
         self._prefix = prefix
         self._retention = retention
@@ -149,6 +157,13 @@ class S3Store:
         """Lock these partial tiles for as long as everything else, because nothing may follow them."""
         if self._retention is not None:
             _finish([self._pool.submit(self._keep, key, self._retention.whole()) for key in keys])
+
+    def worm_failure(self) -> str | None:
+        """Return what shows that the bucket does not keep what it is told to keep; None while nothing does."""
+        key, what = next(iter(self.strange.items()), ("", ""))
+        if key:
+            return f"{self._prefix}{key} {what}; {len(self.strange)} files in all"
+        return self._ask_again()
 
     def _keep(self, key: str, lock: Lock) -> None:
         version, _ = self._find(key)

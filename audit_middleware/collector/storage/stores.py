@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property
@@ -16,8 +17,9 @@ from audit_middleware.collector.storage.s3 import Retention, S3Store
 from audit_middleware.collector.storage.s3_client import Bucket
 from audit_middleware.collector.storage.s3_probe import Probe, probe
 from audit_middleware.collector.storage.settings import FilesSettings, S3Settings, StoreSettings
-from audit_middleware.errors import ConfigurationError
+from audit_middleware.errors import ConfigurationError, StorageError, StoreUnavailable
 
+ASK_SECONDS: Final = 900.0
 PLACE: Final = "store"
 """File in a log's folder that says where its tiles are, if they are not there. A signpost, not to be believed."""
 
@@ -84,6 +86,8 @@ class S3Stores:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._stores: list[S3Store] = []
         self.is_worm = False
+        self._asked_at = time.monotonic()
+        self._failure: str | None = None
         kept = f"WORM, {settings.mode} for {settings.retain}" if settings.worm else "not WORM"
         self.label = f"s3://{settings.bucket}/{settings.prefix}, {kept}"
 
@@ -93,6 +97,22 @@ class S3Stores:
             self.probe().require_worm()
             self.is_worm = True
 
+    def worm_failure(self) -> str | None:
+        """Return which guarantee was gone when the bucket was probed last; every quarter of an hour it is again.
+
+        A bucket that does not answer has not stopped keeping what it has.
+        """
+        if self._settings.worm and time.monotonic() - self._asked_at >= ASK_SECONDS:
+            try:
+                self.probe().require_worm()
+                self._failure = None
+            except StoreUnavailable:
+                return self._failure
+            except StorageError as error:
+                self._failure = str(error)
+            self._asked_at = time.monotonic()
+        return self._failure
+
     def probe(self) -> Probe:
         """Return which guarantees hold now; `StoreUnavailable` if nobody answers."""
         return probe(self._bucket, self._prefix, self._settings.mode)
@@ -101,7 +121,7 @@ class S3Stores:
         """Return the store of a log, and leave a signpost in its folder."""
         prefix = f"{self._prefix}{quote(origin, safe='/')}/"
         _require_place(folder, f"s3://{self._settings.bucket}/{prefix}")
-        store = S3Store(self._bucket, prefix, self._retention(expires), self._pool)
+        store = S3Store(self._bucket, prefix, self._retention(expires), self._pool, self.worm_failure)
         self._stores.append(store)
         return store
 

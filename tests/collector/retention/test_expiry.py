@@ -9,6 +9,8 @@ import pytest
 from audit_middleware.cli.ledgers import Trust, folder_target
 from audit_middleware.collector.catchup import rebuild_index
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.monitor.patrol import Damage, Unit
+from audit_middleware.collector.monitor.patroller import Patroller
 from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.retention import keeper
 from audit_middleware.collector.retention.policy import RetentionSetting
@@ -346,3 +348,21 @@ def test_segments_lead_a_follower_where_its_lines_did():
     for segment in follow(StreamFollower(app.stream), [4, 5, 3]).segments:
         late.follow_segment(segment)
     assert late == whole
+
+
+def test_the_patrol_calls_no_expired_log_damaged(years):
+    app = App()
+    app.requests(2000)
+    years.deliver(app.lines, "2023-05-01")
+    reported = []
+    monitoring = years.collector.monitoring
+    logs = monitoring._stored()
+    patroller = Patroller(monitoring._stored, 10**9, reported.append)
+    patroller.turn()
+    years.apply()
+    for log in logs:  # as a pass would that began before
+        patroller._look_at_newest(log)
+        patroller._check(log, Unit(0, 0))
+    patroller._pass_at = 0.0
+    patroller.turn()
+    assert [each for each in reported if isinstance(each, Damage)] == []
