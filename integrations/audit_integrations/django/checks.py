@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 
-from audit_integrations.django.conf import make_observer
+from audit_integrations.django.conf import make_live
 from audit_middleware import ConfigurationError
 from audit_middleware.config import problems
 
@@ -37,7 +37,7 @@ def _order() -> Iterator[CheckMessage]:
 
 def _settings() -> Iterator[CheckMessage]:
     try:
-        observer = make_observer(getattr(settings, "AUDIT", None) or {})
+        observer = make_live(getattr(settings, "AUDIT", None)).observer
     except ConfigurationError as error:
         yield Error(str(error), hint="see the table of problems in the settings' documentation", id="audit.E021")
         return
