@@ -10,13 +10,15 @@ from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
+from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
-from audit_middleware.capture.routing import ROUTE
+from audit_middleware.capture.routing import ROUTE, VIEW
 
 __all__ = [
     "FAILED",
     "MARK",
     "ROUTE",
+    "VIEW",
     "Answer",
     "AsyncBody",
     "Body",
@@ -27,5 +29,6 @@ __all__ = [
     "identified",
     "identified_async",
     "leave",
+    "plain_principal",
     "refusal",
 ]

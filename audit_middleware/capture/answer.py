@@ -9,10 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from audit_middleware.capture import refusal
+from audit_middleware.capture.audited import note_view
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange, enter, leave
 from audit_middleware.capture.identify import identified, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import wsgi_route
+from audit_middleware.capture.routing import VIEW, wsgi_route
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
@@ -122,9 +123,17 @@ class Answer:
         return seq is not None and await pipeline.released(seq, exchange)
 
     def _describe(self) -> None:
+        try:
+            self._note_all()
+        except Exception as error:  # noqa: BLE001 - an application's own parameters, or what it said, may raise anything
+            self._pipeline.contain("what was said of a request", error)
+
+    def _note_all(self) -> None:
         exchange, observer = self._exchange, self._observer
         exchange.is_closed = True
         self._note_route()
+        if VIEW in self._environ or exchange.exemption is not None:
+            note_view(exchange, self._environ.get(VIEW))
         names = observer.query_parameters + exchange.query_parameters
         if names:
             query = self._environ.get("QUERY_STRING", "").encode("latin-1", "replace")
@@ -148,8 +157,8 @@ class Answer:
             return False
         if not isinstance(error, GeneratorExit):
             exchange.failed(error)
-            if not self._is_begun:
-                exchange.status = 500  # what every server answers for an exception before the response began
+            if not self._is_begun or not (exchange.response_bytes or "wsgi.input" not in self._environ):
+                exchange.status = 500  # what every server answers while nothing was sent: of WSGI no header either
         return True
 
     def _is_completed_by(self, chunk: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
-from audit_middleware.capture.observer import HEADERS, MARK, Observer
+from audit_middleware.capture.observer import HEADERS, MARK, MAX_PORT, Observer
 from audit_middleware.capture.routing import endpoint_of
 from audit_middleware.pipeline import Pipeline
 
@@ -111,9 +111,9 @@ def _client(client: Any) -> tuple[str | None, int | None]:  # noqa: ANN401 - ser
         return None, None
     try:
         host, port = client
-        if type(port) is int and type(host) is str:
-            return host or None, port
-        return (str(host) or None), int(port)
+        if type(port) is not int:
+            port = int(port)
+        return (str(host) or None), port if 0 <= port <= MAX_PORT else None
     except (TypeError, ValueError):
         return None, None
 

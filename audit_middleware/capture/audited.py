@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 from audit_middleware.capture import body as request_body
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import current_audit
+from audit_middleware.capture.exchange import Exchange, current_audit
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.said import OnFailure
 from audit_middleware.errors import ConfigurationError, RequestRefused
@@ -99,11 +100,49 @@ def rules_for(view: object, method: str) -> Rules | None:
     return rules_of(handler) or rules_of(view) or rules_of(holder)
 
 
+def note_view(exchange: Exchange, view: object) -> None:
+    """Say of an exchange what the rules of the routed ``view`` say, though something in front of it may have answered.
+
+    An exemption counts only where it stands on that view: a function that is exempt by itself, and called by another
+    view, does not exempt that one.
+    """
+    rules = _rules_of_view(view, exchange.method)
+    if rules is None:
+        exchange.exemption = None
+        return
+    if exchange.exemption is not rules.exemption:
+        exchange.exemption = None
+    if exchange.action is None:
+        exchange.action = rules.action
+    if exchange.resource is None and rules.resource is not None:
+        exchange.resource = _routed(rules.resource, exchange.path_params)
+
+
+def _rules_of_view(view: object, method: str) -> Rules | None:
+    try:
+        return _known_rules(view, method)
+    except TypeError:  # a view that cannot be hashed
+        return rules_for(view, method)
+
+
+_known_rules: Final = lru_cache(maxsize=4096)(rules_for)
+
+
+def _routed(resource: str, params: object) -> tuple[str, object] | None:
+    """Fill a template from the parameters of the route; None when those are not all there."""
+    kind, _, template = resource.partition(":")
+    if not isinstance(params, Mapping) or not params.keys() >= set(_FIELD.findall(template)):
+        return None
+    return kind, _FIELD.sub(lambda field: str(params[field[1]]), template)
+
+
 def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
+    if isinstance(function, type):
+        raise ConfigurationError(f"audited: {function.__qualname__} is a class: decorate its methods")
     names = set(_FIELD.findall(rules.resource or ""))
     signature = inspect.signature(function) if names else None
     missing = names - set(signature.parameters) if signature is not None else set()
-    if missing:
+    if missing and signature is not None and not _takes_anything(signature):
         raise ConfigurationError(
             f"audited: {getattr(function, '__qualname__', function)} has no argument {min(missing)!r}"
         )
@@ -154,9 +193,15 @@ def _filled(
     try:
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
-        return kind, _FIELD.sub(lambda field: str(bound.arguments[field[1]]), template)
+        values = {**bound.arguments, **named}
+        return kind, _FIELD.sub(lambda field: str(values[field[1]]), template)
     except Exception:  # noqa: BLE001 - an application's own __str__, or a call that is about to fail by itself
         return kind, ""
+
+
+def _takes_anything(signature: inspect.Signature) -> bool:
+    """Whether a function takes arguments that its signature does not name, as methods of Django's views do."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
 
 
 def _day(text: str | None) -> date | None:

@@ -47,19 +47,15 @@ class AddressResolver:
 
         ``forwarded_for`` and ``forwarded`` are the raw header values, several joined by commas. With ``auto`` and both
         present they have to agree: proxies pass on the one they do not write, and that one is the client's. A peer
-        with port 0 was put there by a server that rewrote the address from a header before we saw it: its verdict is
-        ``unknown``.
+        that one of the headers names, or that has port 0, may have been put there by a server that rewrote the
+        address before we saw it, as uvicorn does by default: its verdict is ``unknown``.
         """
         if not peer:
             return _NOBODY
         if port == 0 and (forwarded_for or forwarded):
             return peer[:_MAX_PEER], "unknown", peer[:_MAX_PEER]
-        if not self._trusted:
+        if not self._trusted and not forwarded_for and not forwarded:
             return peer, "peer", peer
-        if self._header == "x-forwarded-for":
-            forwarded = None
-        elif self._header == "forwarded":
-            forwarded_for = None
         key = (peer, forwarded_for, forwarded)
         known = self._cache.get(key)
         if known is None:
@@ -72,7 +68,15 @@ class AddressResolver:
         peer_address = parse_address(peer)
         if peer_address is None:
             return peer, "unknown", peer
-        if not self._is_trusted(peer_address) or not (forwarded_for or forwarded):
+        if not self._is_trusted(peer_address):
+            hops = [*_split(forwarded_for or b""), *_forwarded_hops(forwarded or b"")]
+            is_named = peer_address in {parse_address(hop) for hop in hops if hop}
+            return str(peer_address), "unknown" if is_named else "peer", peer
+        if self._header == "x-forwarded-for":
+            forwarded = None
+        elif self._header == "forwarded":
+            forwarded_for = None
+        if not forwarded_for and not forwarded:
             return str(peer_address), "peer", peer
         found = {
             self._walk(read(header), peer_address)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from audit_middleware.capture import refusal
+from audit_middleware.capture.audited import note_view
 from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
@@ -29,13 +30,13 @@ class Connection:
     __slots__ = (
         "_awaits_trailers",
         "_exchange",
-        "_held",
         "_initial_root",
         "_is_withheld",
         "_length",
         "_observer",
         "_pipeline",
         "_receive",
+        "_routes",
         "_scope",
         "_send",
         "_seq",
@@ -51,8 +52,8 @@ class Connection:
         self._receive = receive
         self._send = send
         self._initial_root: str = scope.get("root_path", "")
+        self._routes = getattr(scope.get("app"), "routes", ())
         self._awaits_trailers = False
-        self._held: Message | None = None
         self._is_withheld = False
         self._length = b""
         self._seq: int | None = _NOT_APPENDED
@@ -89,10 +90,7 @@ class Connection:
             if self._awaits_trailers:
                 is_last = False
         elif kind in _STARTS:
-            if self._start(message):
-                self._held = message  # a client that expects no body is done with the headers
-                return
-            is_last = False
+            is_last = self._start(message)  # a client that expects no body is done with the headers
         else:
             is_last = self._other(kind, message)
         if is_last and not exchange.is_closed and not (self._append() or await self._wait()):
@@ -100,9 +98,6 @@ class Connection:
         if self._is_withheld:
             return
         try:
-            if self._held is not None:
-                held, self._held = self._held, None
-                await self._send(held)
             await self._send(message)
         except OSError:
             exchange.ended = "disconnected"
@@ -127,7 +122,7 @@ class Connection:
             if own is not None:  # the application's own: two of them would leave clients guessing
                 headers.remove(own)
             headers.append((name, exchange.request_id.encode()))
-            message["headers"] = headers
+        message["headers"] = headers
         return length == b"0" or status in WITHOUT_BODY or exchange.method == "HEAD"
 
     def _is_reached(self) -> bool:
@@ -162,7 +157,10 @@ class Connection:
             return
         exchange.failed(error)
         if exchange.status is None:
-            exchange.status = 500  # what every server answers for an exception before the response began
+            if _is_answered_outside(self._scope):
+                exchange.is_status_unknown = True
+            else:
+                exchange.status = 500  # what every server answers for an exception before the response began
 
     async def finish(self) -> bool:
         """Close the exchange and append its record; say whether the answer may be completed."""
@@ -177,7 +175,9 @@ class Connection:
                 exchange.user = scope["user"]
             exchange.path_params = scope.get("path_params")
             if exchange.route is None:
-                exchange.route = route_template(scope, self._initial_root)
+                exchange.route = route_template(scope, self._initial_root, self._routes)
+            if scope.get("endpoint") is not None or exchange.exemption is not None:
+                note_view(exchange, scope.get("endpoint"))
             names = observer.query_parameters + exchange.query_parameters
             if names:
                 exchange.take_query(scope.get("query_string", b""), names)
@@ -215,6 +215,12 @@ class Connection:
         headers = [(name.encode(), value.encode()) for name, value in refusal.headers(body)]
         await self._send({"type": "http.response.start", "status": refusal.STATUS, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_answered_outside(scope: Scope) -> bool:
+    """Whether a Starlette app has a handler for everything: it runs around all middleware and answers as it likes."""
+    handlers = getattr(scope.get("app"), "exception_handlers", None)
+    return isinstance(handlers, Mapping) and not handlers.keys().isdisjoint((500, Exception))
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

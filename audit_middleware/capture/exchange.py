@@ -6,12 +6,11 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.body import KeptBody
+from audit_middleware.capture.allowed import AllowedParts
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
@@ -21,7 +20,6 @@ from audit_middleware.capture.meaning import (
     said_outcome,
     said_resource,
 )
-from audit_middleware.capture.redaction import allowed_parameters
 from audit_middleware.capture.said import CurrentAudit, NoAudit, OnFailure
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
 from audit_middleware.errors import RequestRefused
@@ -58,7 +56,7 @@ class Gate(Protocol):
         """Say whether the record of ``exchange`` can be kept, as far as can be known now."""
 
 
-class Exchange(CurrentAudit):
+class Exchange(AllowedParts):
     """A request before it is a record. The adapter owns it; one task or thread at a time.
 
     Members are class attributes until somebody sets them: most requests set few, and this is the request path.
@@ -72,19 +70,13 @@ class Exchange(CurrentAudit):
     auth: bytes | None = None
     user: Any = None
     path_params: object = None
-    parameters: dict[str, Any] | None = None
-    """What allow-lists let through, by where it stood: ``query``, ``body``."""
-    unread: tuple[str, ...] = ()
-    """Where something should have been looked at and could not be read."""
-    body: KeptBody | None = None
-    read_body: Callable[[], bytes | None] | None = None
-    """How to get the body for a framework that has read it, or will, where no adapter sees it."""
     gate: Gate | None = None
     is_refused = False
     """Whether the view did not run because of its own policy, and the client is to be told so."""
     is_attempt_lost = False
+    is_status_unknown = False
+    """Whether something answers an exception where nobody of ours can see it."""
     status: int | None = None
-    request_bytes = 0
     response_bytes = 0
     ended: Ended = "complete"
     attempt: int | None = None
@@ -120,41 +112,6 @@ class Exchange(CurrentAudit):
         """Note that the client gets `refusal` whatever the application makes of the exception."""
         if not self.is_closed:
             self.status, self.ended, self.reason = refusal.STATUS, "complete", RequestRefused.__name__
-
-    def take_query(self, query: bytes, names: Collection[str]) -> None:
-        """Take the query parameters that the allow-list ``names``; a query that cannot be read is a defect."""
-        try:
-            found = allowed_parameters(query, names)
-        except ValueError:
-            self.unread += ("query",)
-        else:
-            self._take("query", found)
-
-    def want_body(self, names: tuple[str, ...]) -> None:
-        """Say which fields of the request's body may be recorded; call it before the body is read."""
-        self.body_fields = names
-        content = self.read_body() if self.read_body is not None and self.body is None else None
-        if content:
-            self.keep_body(content)
-
-    def keep_body(self, chunk: bytes) -> None:
-        """Keep a chunk of the body until the record is made."""
-        self.body = self.body or KeptBody()
-        self.body.add(chunk)
-
-    def take_body(self, content_type: str, *, is_expected: bool) -> None:
-        """Take the fields of the body that the allow-list names; one that cannot be read, or was not, is a defect."""
-        try:
-            if self.body is not None:
-                self._take("body", self.body.fields(content_type, self.body_fields))
-        except ValueError:
-            self.unread += ("body",)
-        else:
-            self.unread += ("body",) if is_expected and self.body is None else ()
-
-    def _take(self, where: str, found: dict[str, Any] | None) -> None:
-        if found:
-            self.parameters = {**(self.parameters or {}), where: found}
 
     def attempted(self) -> AuditRecord:
         """Return the ``attempt`` record: who it is and what it comes to is not known yet, and says so."""
@@ -209,7 +166,7 @@ class Exchange(CurrentAudit):
         """
         self.is_closed = True
         notes = Plainer()
-        method, path, route = self.method, self.path, self.route
+        method, path, route = self.method, self.path, self.route if type(self.route) is str else None
         if len(path) > MAX_PATH:
             path = notes.cut(path, MAX_PATH, "http.path")
         if len(method) > MAX_METHOD:
@@ -222,8 +179,8 @@ class Exchange(CurrentAudit):
         action = self._said_action(notes) if self.action is not None else ""
         reason = self._reason(notes) if self.reason is not None else None
         details = self._details(notes) if self.details or self.parameters else None
-        if self.unread:
-            notes.defects += [f"details.{where}" for where in self.unread]
+        if self.unread or self.is_status_unknown:
+            notes.defects += self._unknown()
         trace = self._trace(notes)
         http = Http(
             method,
@@ -253,6 +210,9 @@ class Exchange(CurrentAudit):
             reason,
         )
 
+    def _unknown(self) -> list[str]:
+        return [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+
     def _missing_route(self, notes: Plainer) -> str:
         if self.status in UNROUTED:
             return NO_ROUTE
@@ -266,7 +226,7 @@ class Exchange(CurrentAudit):
         return said
 
     def _principal(self, notes: Plainer) -> Principal:
-        said = self.principal if self.principal is not None else self.user
+        said = self._who if self._who is not None else self.user
         if said is None and self.auth is None:
             return ANONYMOUS
         return principal_of(said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
@@ -285,8 +245,8 @@ class Exchange(CurrentAudit):
         text = agent.decode("latin-1") if agent else None
         if text is not None and len(text) > MAX_USER_AGENT:
             text = notes.cut(text, MAX_USER_AGENT, "source.user_agent")
-        if ip == UNKNOWN:
-            notes.defects.append("source")
+        if verdict == "unknown":
+            notes.defects.append("source" if ip == UNKNOWN else "source.verdict")
         return Source(ip, verdict, peer, self.source_port, text)
 
     def _trace(self, notes: Plainer) -> Trace:

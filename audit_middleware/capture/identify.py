@@ -100,7 +100,12 @@ def identified(identify: Identify, request: Any) -> object:  # noqa: ANN401 - wh
     """
     future = CALLER.submit(partial(identify, request))
     try:
-        return future.result(IDENTIFY_TIMEOUT_S)
+        said = future.result(IDENTIFY_TIMEOUT_S)
+        if inspect.isawaitable(said):
+            if inspect.iscoroutine(said):
+                said.close()
+            raise TypeError(f"{identify!r} returned {type(said).__name__}, and nobody can await it here")  # noqa: TRY301 - one way out
+        return said  # noqa: TRY300 - symmetric with the other way out
     except Exception:
         future.cancel()
         LOGGER.exception(_FAILURE)
@@ -115,9 +120,10 @@ async def identified_async(identify: Identify, scope: MutableMapping[str, Any]) 
     asking = asyncio.ensure_future(_ask(identify, scope))
     try:
         done, _ = await asyncio.wait([asking], timeout=IDENTIFY_TIMEOUT_S)
-        if done:
+        if done and not asking.cancelled():
             return asking.result()
-        LOGGER.error("%s: no answer within %s s", _FAILURE, IDENTIFY_TIMEOUT_S)
+        why = "it cancelled itself" if done else f"no answer within {IDENTIFY_TIMEOUT_S} s"
+        LOGGER.error("%s: %s", _FAILURE, why)
     except Exception:
         LOGGER.exception(_FAILURE)
     finally:
@@ -130,7 +136,10 @@ async def _ask(identify: Identify, scope: MutableMapping[str, Any]) -> object:
         said: object = identify(scope)
     else:
         said = await asyncio.wrap_future(CALLER.submit(partial(identify, scope)))
-    return await said if inspect.isawaitable(said) else said
+    try:
+        return await said if inspect.isawaitable(said) else said
+    except SystemExit as error:  # an application's own code; it must not end the event loop
+        raise RuntimeError(repr(error)) from error
 
 
 __all__ = ["Identify", "Principal", "identified", "identified_async"]

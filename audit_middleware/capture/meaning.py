@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, get_args
 
 from audit_middleware.plain import Plainer
 from audit_middleware.record import UNKNOWN, AuthMethod, Outcome, Principal, PrincipalType, Resource
@@ -18,6 +18,8 @@ _PARAMETER: Final = re.compile(r"\{([^{}]+)\}|<([^<>]+)>")
 _SCHEMES: Final[dict[bytes, AuthMethod]] = {b"bearer": "bearer", b"basic": "basic", b"api-key": "api_key"}
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _TYPES: Final = frozenset(get_args(PrincipalType))
+_IDENTITIES: Final = ("identity", "username", "pk", "id", "sub", "display_name", "name")
+"""What the name of a user is called, best first."""
 _METHODS: Final = frozenset(get_args(AuthMethod))
 ANONYMOUS: Final = Principal("anonymous", "anonymous", "none")
 NOT_KNOWN: Final = Principal(UNKNOWN, "unknown", "unknown")
@@ -67,12 +69,27 @@ def resource_of(route: str | None, params: object, path: str, notes: Plainer) ->
         return Resource(kind, "*")
     if type(params) is not dict:
         params = dict(params) if isinstance(params, Mapping) else {}
+    if not params:
+        params = _read_from(route, path)
     if len(parameters) == 1:
         value = params.get(parameters[0][0])
         if type(value) is str and value.isascii() and len(value) <= MAX_ID:
             return Resource(kind, value)
     values = [_value(names, params, notes) for names in parameters]
     return Resource(kind, notes.cut("/".join(values), MAX_ID, "resource.id"))
+
+
+def _read_from(route: str, path: str) -> dict[str, str]:
+    """Read the parameters from the path, where only the template is known: what a router said in one line of ours."""
+    match = _pattern(route).fullmatch(path)
+    names = [names[-1] for names in _template(route)[1]]
+    return dict(zip(names, match.groups(), strict=True)) if match else {}
+
+
+@lru_cache(maxsize=4096)
+def _pattern(route: str) -> re.Pattern[str]:
+    parts = _PARAMETER.split(route)[::3]  # text, braced, angled, text, ...
+    return re.compile("([^/]+)".join(re.escape(part) for part in parts))
 
 
 def _value(names: tuple[str, ...], params: Mapping[str, object], notes: Plainer) -> str:
@@ -114,7 +131,7 @@ def principal_of(said: object, authorization: bytes | None, notes: Plainer, *, i
         return Principal(UNKNOWN, "unknown", auth_method(authorization))
     try:
         return _principal(said, authorization, notes)
-    except Exception:  # noqa: BLE001 - properties of an application's user object may raise anything
+    except (Exception, SystemExit):  # noqa: BLE001 - properties of an application's user object may raise anything
         notes.defects.append("principal")
         return NOT_KNOWN
 
@@ -127,29 +144,52 @@ def _principal(said: object, authorization: bytes | None, notes: Plainer) -> Pri
     if isinstance(said, Principal):
         return _checked({name: getattr(said, name) for name in Principal.__struct_fields__}, authorization, notes)
     if isinstance(said, Mapping):
-        return _checked(said, authorization, notes)
+        return _checked(said if "id" in said else {**said, **_named_in(said)}, authorization, notes)
     if getattr(said, "is_authenticated", True) is False:
         return ANONYMOUS
-    seen = _UserObject.read(said)
-    return _checked(seen._asdict(), authorization, notes)
+    return _checked(_named_by(said), authorization, notes)
 
 
-class _UserObject(NamedTuple):
-    id: object
-    name: object
+def plain_principal(user: object) -> object:
+    """Return who a user object is as plain values, read now: later its session or its context may be gone.
 
-    @classmethod
-    def read(cls, user: object) -> _UserObject:
-        """Starlette's users have identity and display_name, Django's get_username() and pk."""
-        for attribute in ("identity", "username", "pk", "id", "sub", "display_name", "name"):
-            try:
-                value = getattr(user, attribute, None)
-            except NotImplementedError:
-                continue
-            if value is not None and not callable(value):
-                name = getattr(user, "display_name", None)
-                return cls(value, name if isinstance(name, str) and name else None)
-        return cls(str(user), None)
+    What `principal_of` takes as it is, is returned as it is. Never raises: one that cannot be read is unknown.
+    """
+    try:
+        if user is None or isinstance(user, str | Principal):
+            return user
+        current = getattr(user, "_get_current_object", None)  # a proxy of Werkzeug's, of what belongs to this request
+        if current is not None:
+            return plain_principal(current())
+        if isinstance(user, Mapping):
+            return dict(user)
+        return None if getattr(user, "is_authenticated", True) is False else _named_by(user)
+    except (Exception, SystemExit):  # noqa: BLE001 - an application's own properties may raise anything
+        return {"id": None, "type": UNKNOWN, "auth": UNKNOWN}
+
+
+def _named_by(user: object) -> dict[str, object]:
+    """Read an object: Starlette's users have identity and display_name, Django's get_username() and pk."""
+    for attribute in _IDENTITIES:
+        try:
+            value = getattr(user, attribute, None)
+        except NotImplementedError:
+            continue
+        if value is not None and not callable(value):
+            name = getattr(user, "display_name", None)
+            return {"id": value, "name": name if isinstance(name, str) and name else None}
+    keys = getattr(user, "keys", None)  # a row of a database
+    if callable(keys):
+        return _named_in({str(key): user[key] for key in keys()})  # type: ignore[index] # it has keys
+    kind = type(user)
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        return {"id": None}  # an address in memory is nobody's name
+    return {"id": str(user)}
+
+
+def _named_in(row: Mapping[str, object]) -> dict[str, object]:
+    """Find the identity in what a token or a database says of a user."""
+    return {"id": next((row[name] for name in _IDENTITIES if row.get(name) is not None), None)}
 
 
 def _checked(fields: Mapping[str, Any], authorization: bytes | None, notes: Plainer) -> Principal:

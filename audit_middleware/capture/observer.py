@@ -32,6 +32,8 @@ HEADERS: Final = {
 }
 """The request headers that are looked at: their name on the wire, and in a CGI environment (RFC 3875, 4.1.18)."""
 _CGI_HEADERS: Final = tuple(HEADERS.values())
+_PROXY_FIX: Final = "werkzeug.proxy_fix.orig"  # where Werkzeug's ProxyFix keeps what the server had said
+MAX_PORT: Final = 65535  # RFC 9293, section 3.1; uvicorn takes what stands behind the colon of X-Forwarded-For
 _MAX_DIGITS: Final = 15  # of a number that a record can hold exactly
 
 
@@ -128,8 +130,11 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any]) -
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     if not path.isascii():  # PEP 3333: bytes, shown as latin-1
         path = raw(path).decode("utf-8", "replace")
-    port = environ.get("REMOTE_PORT")
-    client = environ.get("REMOTE_ADDR") or None, int(port) if port is not None and declared(str(port)) else None
+    port = declared(environ.get("REMOTE_PORT"))
+    peer = environ.get("REMOTE_ADDR") or None
+    if _PROXY_FIX in environ:
+        peer = environ[_PROXY_FIX].get("REMOTE_ADDR") or peer
+    client = peer, port if 0 < port <= MAX_PORT else None
     exchange = observer.begin(pipeline, environ.get("REQUEST_METHOD", ""), path or "/", seen, client)
     exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
     environ[MARK] = exchange
@@ -141,6 +146,10 @@ def raw(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def declared(length: str | None) -> int:
-    """Return a declared body length; 0 for none, or one that is no number."""
+def declared(length: object) -> int:
+    """Return a number that a header or the server declares, as a length; 0 for none, or for what is no number."""
+    if type(length) is int:
+        return max(0, length)
+    if not isinstance(length, str):
+        return 0
     return int(length) if length and length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS else 0

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 ROUTE: Final = "audit_middleware.route"
 """Where an integration leaves (template, parameters) in a WSGI environ, if the framework does not leave them."""
 
 
-def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | None:
+VIEW: Final = "audit_middleware.view"
+"""Where an integration leaves in a WSGI environ what the router found to call."""
+
+
+def route_template(scope: MutableMapping[str, Any], initial_root: str, routes: Iterable[Any] = ()) -> str | None:
     """Return the template of the route that matched, mounted apps joined; None when none did.
 
     A mount leaves the path it matched in ``root_path``, behind what the server had put there (``initial_root``).
+    ``routes`` are those of the outermost app, which know what the path of a mount was written as.
     """
     route = scope.get("route")
-    path = getattr(route, "path", None) if route is not None else None
+    path: object = getattr(route, "path", None) if route is not None else None
     if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
         context = scope["fastapi"].get("effective_route_context")
         if context is not None and context.original_route is route:
             path = context.path
     elif route is None:
         path = scope.get("path_template")  # Litestar's
-    root = scope.get("root_path", "")
+    if path is None and scope.get("endpoint") is not None:
+        path = _path_of(scope["endpoint"], getattr(scope.get("app"), "routes", None) or ())
+    root: str = scope.get("root_path", "")
     if root == initial_root:
         return (path or "/") if isinstance(path, str) else None
     if not isinstance(path, str) or _is_mount(route):
@@ -32,7 +39,10 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str) -> str | 
     mounted = root.removeprefix(initial_root)
     if not mounted or mounted == path:
         return path or "/"
-    return _mount_template(mounted, path, scope.get("path_params") or {}) + path
+    names = scope.get("path_params") or {}
+    if any(f"{{{name}}}" not in path and f"{{{name}:" not in path for name in names):
+        mounted = _mounts(routes, {**scope, "root_path": initial_root, "path_params": {}}) or mounted
+    return mounted + path
 
 
 def endpoint_of(scope: Mapping[str, Any]) -> object:
@@ -73,7 +83,17 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
 
 
-def _mount_template(mounted: str, path: str, params: Mapping[str, Any]) -> str:
-    """A mount shows its path with the values in place; put the names of those that are not the inner route's back."""
-    names = {str(value): name for name, value in params.items() if "{" + name not in path}
-    return "/".join(f"{{{names[part]}}}" if part in names else part for part in mounted.split("/"))
+def _mounts(routes: Iterable[Any], scope: dict[str, Any]) -> str:
+    """Walk down the mounts that match, and join what their paths were written as."""
+    for route in routes:
+        below = getattr(route, "routes", None)
+        match, found = route.matches(scope) if below else (None, {})
+        if match is not None and match.name == "FULL":
+            return getattr(route, "path", "") + _mounts(below or (), {**scope, **found})
+    return ""
+
+
+def _path_of(endpoint: object, routes: Iterable[Any]) -> str | None:
+    """Return the path of a plain route, which leaves its endpoint in the scope and not itself: FastAPI's own pages."""
+    found: Iterator[str] = (route.path for route in routes if getattr(route, "endpoint", None) is endpoint)
+    return next(found, None)

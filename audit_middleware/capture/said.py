@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.record import Outcome, Resource
 
 OnFailure = Literal["deny", "allow"]
@@ -20,7 +21,7 @@ class CurrentAudit:
     What is said after the last byte of the answer was handed to the server is not on record.
     """
 
-    principal: Any = None
+    _who: Any = None
     action: str | None = None
     resource: Resource | tuple[str, object] | str | None = None
     outcome: Outcome | None = None
@@ -34,6 +35,15 @@ class CurrentAudit:
     def __init__(self, request_id: str = "") -> None:
         self.request_id = request_id
         self.details: dict[str, Any] = {}
+
+    @property
+    def principal(self) -> Any:  # noqa: ANN401 - what an application calls a user
+        """Who acts; a user object is read when it is said, because its session may be closed at the end."""
+        return self._who
+
+    @principal.setter
+    def principal(self, said: object) -> None:
+        self._who = said if type(said) is str else plain_principal(said)
 
     def want_body(self, names: tuple[str, ...]) -> None:
         """Say which fields of the request's body may be recorded; call it before the body is read."""

@@ -63,7 +63,8 @@ class AuditWSGIMiddleware:
         answer = WSGIAnswer(observer, pipeline, exchange, environ, start_response)
         if not observer.admits(pipeline, exchange, lambda: self._find_view(environ)):
             return answer.refuse()
-        if is_asked() and "wsgi.input" in environ:
+        exchange.is_undeclared = "HTTP_TRANSFER_ENCODING" in environ
+        if (exchange.is_undeclared or is_asked()) and "wsgi.input" in environ:
             environ["wsgi.input"] = Tee(environ["wsgi.input"], exchange)
         token = enter(exchange)
         try:

@@ -452,7 +452,7 @@ async def test_nothing_the_application_says_can_break_the_request(tmp_path, said
 
     harness = Harness(tmp_path, app)
     assert len(await harness()) == 2
-    assert {"principal", "resource", "outcome", "reason", "action"} <= set(harness.record["defects"])
+    assert {"principal.id", "resource", "outcome", "reason", "action"} <= set(harness.record["defects"])
 
 
 async def test_hostile_scopes_are_served_and_recorded(tmp_path):

@@ -29,5 +29,5 @@ def test_every_spelling_of_a_parameter_is_read(route, params, expected):
 
 def test_a_parameter_nobody_knows_is_a_defect():
     notes = Plainer()
-    assert resource_of("/orders/{id}", None, "/orders/7", notes) == Resource("orders", "unknown")
+    assert resource_of("/orders/{id}", None, "/elsewhere/7", notes) == Resource("orders", "unknown")
     assert notes.defects == ["resource.id"]

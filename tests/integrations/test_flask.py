@@ -269,7 +269,7 @@ def test_a_user_object_that_raises_is_a_defect_and_no_error(app, audited, tmp_pa
         return "x"
 
     assert audited().get("/").status_code == 200
-    assert "principal" in record_of(tmp_path)["defects"]
+    assert "principal.id" in record_of(tmp_path)["defects"]
 
 
 def test_a_login_user_that_raises_is_a_defect_and_no_error(app, audited, tmp_path):

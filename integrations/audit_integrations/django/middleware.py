@@ -20,6 +20,7 @@ from audit_middleware import Pipeline
 from audit_middleware.capture import (
     FAILED,
     ROUTE,
+    VIEW,
     Answer,
     AsyncBody,
     Body,
@@ -187,6 +188,7 @@ def _note(request: HttpRequest, response: HttpResponseBase, observed: Observed) 
     route = route_of(request)
     if route is not None:
         request.META[ROUTE] = route
+        request.META[VIEW] = request.resolver_match.func if request.resolver_match is not None else None
     observed.answer.begin(response.status_code, response.headers.items())
     if exchange.is_refused:
         exchange.note_refusal()

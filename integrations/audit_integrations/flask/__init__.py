@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
-from audit_middleware.capture import FAILED, ROUTE
+from audit_middleware.capture import FAILED, ROUTE, VIEW, plain_principal
 from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import EntryPoint
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
@@ -87,11 +87,13 @@ def _view(app: Flask, environ: dict[str, Any]) -> object:
     return app.view_functions.get(endpoint)
 
 
-def _note_route(_app: Flask, **_: object) -> None:
+def _note_route(app: Flask, **_: object) -> None:
     """Where an exception propagates, as under test, the adapter never sees Flask's request."""
     rule = flask.request.url_rule
     if rule is not None:
-        flask.request.environ[ROUTE] = rule.rule, flask.request.view_args
+        environ = flask.request.environ
+        environ[ROUTE] = rule.rule, flask.request.view_args
+        environ[VIEW] = app.view_functions.get(rule.endpoint)
 
 
 def _note_user(response: Response) -> Response:
@@ -113,7 +115,7 @@ def _user() -> object:
     """Return who is signed in, as far as the app has found out: looking it up ourselves would change its answers."""
     user = g.get("_login_user")
     if user is None:
-        return g.get("user")
+        return plain_principal(g.get("user"))
     try:
         if not user.is_authenticated:
             return None
