@@ -112,6 +112,14 @@ def test_an_exception_that_django_answers_is_on_the_outer_record(around, tmp_pat
     assert (record["http"]["ended"], record["reason"]) == ("exception", "KeyError")
 
 
+def test_an_exempt_view_of_django_is_exempt_for_the_outer_record(around, tmp_path):
+    client, place = around
+    client.get(place.replace("{tenant}", "acme") + "/health")
+    assert records(tmp_path) == []
+    (event,) = records(tmp_path, "event")
+    assert (event["action"], event["resource"]["id"]) == ("audit.exempt", f"{place}/health")
+
+
 def test_identify_of_the_project_names_who_is_not_signed_in(around, tmp_path):
     from django.conf import settings
     from django.test import override_settings

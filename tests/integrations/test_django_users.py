@@ -221,6 +221,20 @@ def test_signing_in_is_on_record_before_the_first_request_was_made(project, tmp_
     assert (event["action"], event["source"]["ip"]) == ("auth.sign_in", "unknown")
 
 
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_a_sign_in_outside_of_any_request_is_no_defect_whichever_test_comes_first(client, audit_log, time):
+    from django.contrib.auth.models import User
+
+    client.force_login(User.objects.get(username="bob"))
+    client.get("/hello/")
+    (event,) = audit_log.assert_recorded(action="auth.sign_in", principal="bob", times=1)
+    assert event.defects == ["source"]
+    audit_log.assert_no_defects()
+    client.get("/hello/", REMOTE_ADDR="")
+    with pytest.raises(AssertionError, match=r"GET /hello/.*: source"):
+        audit_log.assert_no_defects()
+
+
 def identified_by(function, tmp_path):
     from django.test import override_settings
 

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from audit_integrations.django.routes import route_of
 from audit_middleware import current_audit
-from audit_middleware.capture import MARK, Exchange
+from audit_middleware.capture import MARK, VIEW, Exchange
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 
@@ -31,7 +31,7 @@ def exchange_at_hand(request: HttpRequest | None) -> Exchange | None:
 
 
 def note_route(request: HttpRequest, outer: Exchange) -> None:
-    """Tell an exchange around the project which route Django's resolver found, below whatever it is mounted at."""
+    """Tell an exchange around the project which view Django's resolver found, below whatever it is mounted at."""
     if outer.route is not None:
         return
     try:
@@ -45,13 +45,14 @@ def _note_route(request: HttpRequest, outer: Exchange) -> None:
     if found is None:
         return
     route, arguments = found
+    view = request.resolver_match.func if request.resolver_match is not None else None
     scope = _scope_of(request)
     if not scope:
-        outer.route, outer.path_params = route, arguments
+        outer.route, outer.path_params, request.META[VIEW] = route, arguments, view
         return
     mounted = dict(scope.get("path_params") or {})
     outer.route = _mounted_at(scope, mounted) + route
-    scope["path_params"] = {**mounted, **arguments}  # as a router does: the adapter looks there for them
+    scope["path_params"], scope["endpoint"] = {**mounted, **arguments}, view  # as a router does: adapters look there
 
 
 def _mounted_at(scope: MutableMapping[str, Any], params: Mapping[str, Any]) -> str:

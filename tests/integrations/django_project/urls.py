@@ -16,7 +16,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from audit_middleware import current_audit
+from audit_middleware import audited, current_audit
 
 
 def hello(request):
@@ -39,6 +39,11 @@ def whoami(request):
 
 def broken(request):
     raise KeyError("secret")
+
+
+@audited(exempt="asked twice a second")
+def health(request):
+    return HttpResponse(b"fine")
 
 
 def denied(request):
@@ -189,6 +194,7 @@ urlpatterns = [
     path("api/<int:pk>", api),
     path("impersonated", impersonated),
     path("hijack/", include("hijack.urls")),
+    path("health", health),
     path("sign-in", sign_in),
     path("sign-in-without-request", sign_in_without_request),
     path("sign-out", sign_out),
