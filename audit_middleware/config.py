@@ -175,15 +175,12 @@ class Settings:
 SETTINGS: Final = tuple(each.name for each in dataclasses.fields(Settings))
 """The name of every setting."""
 COLLECTOR_VARIABLES: Final = frozenset(
-    {
-        "AUDIT_TOKENS",
-        "AUDIT_COLLECTOR_DATA",
-        "AUDIT_COLLECTOR_LISTEN",
-        "AUDIT_COLLECTOR_NAME",
-        "AUDIT_COLLECTOR_GUARD",
-    }
+    {"AUDIT_TOKENS", *(f"AUDIT_COLLECTOR_{name}" for name in ("DATA", "LISTEN", "NAME", "GUARD"))}
 )
+"""What the collector reads from an environment that it may share with applications."""
 SECRETS: Final = frozenset({"keys", "token"})
+_LISTS: Final = frozenset({"keys"} | {each.name for each in dataclasses.fields(Settings) if each.default == ()})
+_ADDRESSES: Final = (ipaddress.IPv4Address, ipaddress.IPv4Network, ipaddress.IPv6Address, ipaddress.IPv6Network)
 
 
 def variable(name: str) -> str:
@@ -201,14 +198,16 @@ def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings
     values = {name: value for name, value in arguments.items() if value is not None}
     wrong = []
     for name, each in known.items():
-        source, text = _given(name, values, environ)
-        if text is None:
-            continue
+        source = name if name in values else variable(name)
         try:
-            text.encode()
-            values[name] = each.metadata["parse"](text)
+            text = _text(values[name], name) if name in values else environ.get(source) or None
+            if text is not None:
+                text.encode()
+                values[name] = each.metadata["parse"](text)
         except UnicodeEncodeError:
             wrong.append(f"audit.E002: {source}: is not UTF-8")
+        except TypeError as error:
+            wrong.append(f"audit.E002: {source}: {error}")
         except ValueError as error:
             shown = "" if name in SECRETS else f" {text!r}"
             wrong.append(f"audit.E002: {source}{shown}: {error}")
@@ -217,14 +216,16 @@ def load(environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings
     return Settings(**values)
 
 
-def _given(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Where a setting's text comes from; None when it was given as a value or not at all."""
-    if name in values:
-        value = values[name]
-        if isinstance(value, list | tuple | set | frozenset):
-            return name, ",".join(str(item) for item in value)
-        return name, str(value) if isinstance(value, str | int | float | os.PathLike) else None
-    return variable(name), environ.get(variable(name)) or None
+def _text(value: object, name: str) -> str:
+    """Return a setting that was given as a value as the environment spells it; raise ``TypeError`` if it cannot."""
+    if isinstance(value, list | tuple | set | frozenset) and name in _LISTS:
+        return ",".join(_text(item, "") for item in value)
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(path, str):
+        return path
+    if isinstance(value, (int, float, *_ADDRESSES)) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"expected text{' or a list of texts' if name in _LISTS else ''}, not {type(value).__name__}")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -89,8 +89,8 @@ class Tally:
 
 
 def percentage(covered: Sequence[Covered]) -> float:
-    """Return how many entry points are audited without defects or exempt, in percent; none at all are all."""
-    return 100.0 * sum(each.state in COVERED for each in covered) / len(covered) if covered else 100.0
+    """Return how many entry points are audited without defects or exempt, in percent; of none at all none is."""
+    return 100.0 * sum(each.state in COVERED for each in covered) / len(covered) if covered else 0.0
 
 
 def _state(exemption: Exemption | None, count: int, defects: Sequence[str], today: date) -> State:

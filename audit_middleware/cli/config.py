@@ -10,6 +10,7 @@ import click
 
 from audit_middleware import config
 from audit_middleware.cli.output import json_option, print_json, print_table
+from audit_middleware.journal.spool import why_unusable
 
 
 @click.group("config")
@@ -21,7 +22,10 @@ def command() -> None:
 @json_option
 def check(as_json: bool) -> None:
     """Check the settings as an application would at start-up. Exit 2 when one is wrong."""
-    found = list(config.problems(config.load()))
+    settings = config.load()
+    found = list(config.problems(settings))
+    if settings.durability != "memory" and (reason := why_unusable(settings.spool_dir)):
+        found.append(config.Problem("audit.E022", reason, "name a folder of this user's own in AUDIT_SPOOL_DIR"))
     found += [
         config.Problem("audit.W003", f"{name} is no setting", "see `audit-ready config explain`")
         for name in config.unknown_variables(os.environ)

@@ -261,7 +261,30 @@ def check_folder(path: Path) -> None:
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise ConfigurationError(f"spool {path} has mode {mode:04o}; other users can reach it: chmod 700 {path}")
-    if path.resolve().parent.stat().st_mode & stat.S_IWOTH:
+    _check_parent(path, path.resolve().parent)
+
+
+def why_unusable(path: Path) -> str:
+    """Say why `Spool` could not be opened at ``path``, which is not made to find out; empty when it could."""
+    try:
+        if os.path.lexists(path):
+            check_folder(path)
+            place = path
+        else:
+            place = next(folder for folder in path.absolute().parents if folder.exists())
+            if not place.is_dir():
+                return f"spool {path} cannot be made: {place} is no folder"
+            if place == path.absolute().parent:  # any other parent is made by us
+                _check_parent(path, place)
+    except ConfigurationError as error:
+        return str(error)
+    except OSError as error:
+        return f"spool {path}: {error.strerror}"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"spool {path}: {place} is not writable by this user"
+
+
+def _check_parent(path: Path, parent: Path) -> None:
+    if parent.stat().st_mode & stat.S_IWOTH:
         raise ConfigurationError(
             f"spool {path} lies in a folder that anybody can write to, and cleaners empty: move it"
         )

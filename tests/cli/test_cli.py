@@ -156,6 +156,17 @@ def test_config_check_finds_contradictions_and_typing_errors():
     assert "audit.E008" in run("config", "check", AUDIT_KEYS=KEYS, AUDIT_LOG_KEYS="no+key").stdout
 
 
+def test_config_check_says_that_no_record_could_be_kept(tmp_path):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    spool.chmod(0o777)
+    bad = run("config", "check", AUDIT_KEYS=KEYS, AUDIT_SPOOL_DIR=str(spool))
+    assert (bad.returncode, "audit.E022" in bad.stdout, "chmod 700" in bad.stdout) == (2, True, True)
+    assert "audit.E022" in run("config", "check", AUDIT_KEYS=KEYS, AUDIT_SPOOL_DIR="/etc/passwd/x").stdout
+    assert run("config", "check", AUDIT_KEYS=KEYS, AUDIT_SPOOL_DIR=str(tmp_path / "new")).returncode == 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_config_explain_shows_every_setting_and_no_secret():
     text = run("config", "explain", AUDIT_KEYS=KEYS, AUDIT_TOKEN="very-secret-token").stdout
     assert "AUDIT_WAIT_TIMEOUT" in text

@@ -21,6 +21,7 @@ def django_project():
     from django.contrib.auth.models import User
 
     User.objects.create_user("alice", password="alice")
+    User.objects.create_user("bob", password="bob")
     User.objects.create_superuser("root", password="root")
     yield
     connections.close_all()

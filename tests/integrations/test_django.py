@@ -356,6 +356,28 @@ def test_system_checks_name_order_keys_spool_and_contradictions(project, tmp_pat
     assert not (tmp_path / "spool").exists()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [5, True, ["KEYS"], {5: 6}, {"PIPELINE": 5}, {"SPOOL_DIR": {}}, {"SERVICE": b"x"}, {"TRUSTED_PROXIES": {"a": 1}}],
+)
+def test_settings_of_the_wrong_kind_are_a_finding_of_the_checks_and_no_traceback(project, given):
+    from django.test import override_settings
+
+    with override_settings(AUDIT=given):
+        assert checks() == {"audit.E021"}
+
+
+def test_a_spool_that_would_refuse_every_record_is_a_finding(project, tmp_path):
+    from django.test import override_settings
+
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for place in (tmp_path / "open", tmp_path / "open" / "spool", "/etc/passwd/x"):
+        with override_settings(AUDIT={"KEYS": KEYS, "SPOOL_DIR": place}):
+            assert checks() == {"audit.E022"}
+    assert not (tmp_path / "open" / "spool").exists()
+
+
 def test_the_check_command_runs_them(project):
     from django.core.checks.registry import registry
 

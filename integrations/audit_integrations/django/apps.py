@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks."""
+"""The Django app: registers the system checks, and listens for who signs in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ class AuditConfig(AppConfig):
     verbose_name = "Audit trail"
 
     def ready(self) -> None:
-        """Register the checks; nothing is opened or started."""
+        """Register the checks and listen to the signals, before the first request too; nothing is opened or started."""
+        from audit_integrations.django import events
         from audit_integrations.django.checks import check_audit
 
         checks.register(check_audit)
+        events.connect()

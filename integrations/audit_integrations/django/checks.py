@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 
-from audit_integrations.django.conf import make_observer
+from audit_integrations.django.conf import make_live
 from audit_middleware import ConfigurationError
 from audit_middleware.config import problems
+from audit_middleware.journal.spool import why_unusable
 
 MIDDLEWARE: Final = "audit_integrations.django.AuditMiddleware"
 
@@ -37,19 +36,11 @@ def _order() -> Iterator[CheckMessage]:
 
 def _settings() -> Iterator[CheckMessage]:
     try:
-        observer = make_observer(getattr(settings, "AUDIT", None) or {})
+        observer = make_live(getattr(settings, "AUDIT", None)).observer
     except ConfigurationError as error:
         yield Error(str(error), hint="see the table of problems in the settings' documentation", id="audit.E021")
         return
     for problem in problems(observer.settings):
         yield CheckWarning(problem.message, hint=problem.hint, id=problem.id)
-    if observer.settings.durability != "memory" and (reason := _unwritable(observer.settings.spool_dir)):
-        yield Error(f"the spool {observer.settings.spool_dir} cannot be used: {reason}", id="audit.E022")
-
-
-def _unwritable(spool: Path) -> str:
-    """Say why a spool cannot be written or made; nothing is made to find out."""
-    place = next(folder for folder in (spool, *spool.absolute().parents) if folder.exists())
-    if not place.is_dir():
-        return f"{place} is not a folder"
-    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable by this user"
+    if observer.settings.durability != "memory" and (reason := why_unusable(observer.settings.spool_dir)):
+        yield Error(reason, hint="name a folder of this user's own as SPOOL_DIR", id="audit.E022")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from audit_integrations.django.identify import Identify
 from audit_middleware import ConfigurationError, Pipeline
 from audit_middleware.capture import Observer
 from audit_middleware.config import SETTINGS
@@ -16,34 +17,52 @@ _NAMES: Final = {name.upper(): name for name in SETTINGS}
 _OURS: Final = frozenset({"IDENTIFY", "PIPELINE"})
 
 
+class Live(NamedTuple):
+    """What the settings come to: the observer, and who is asked for the principal when nobody is signed in.
+
+    The observer knows nothing of the latter: what it calls runs on a thread of its own, and Django's connections to
+    the database belong to the thread of the request.
+    """
+
+    observer: Observer
+    identify: Identify | None
+
+
 class LiveObserver:
     """The observer of the project's present settings."""
 
     def __init__(self) -> None:
         self._seen: object = None
-        self._observer: Observer | None = None
+        self._live: Live | None = None
 
-    def get(self) -> Observer:
-        """Return the observer; raise `ConfigurationError` for settings that are wrong."""
+    def get(self) -> Live:
+        """Return what the settings come to; raise `ConfigurationError` for settings that are wrong."""
         given = getattr(settings, "AUDIT", None)
-        observer = self._observer
-        if observer is None or given is not self._seen:
-            observer = self._observer = make_observer(given or {})
+        live = self._live
+        if live is None or given is not self._seen:
+            live = self._live = make_live(given)
             self._seen = given
-        return observer
+        return live
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline of the project."""
-        return self.get().pipeline_of(project_name)
+        return self.get().observer.pipeline_of(project_name)
 
 
-def make_observer(given: Mapping[str, Any]) -> Observer:
-    """Return the observer that ``AUDIT`` describes: settings in capitals, and ``IDENTIFY``, a callable or its path."""
-    unknown = sorted(set(given) - set(_NAMES) - _OURS)
+def make_live(given: object) -> Live:
+    """Return what ``AUDIT`` describes: settings in capitals, and ``IDENTIFY``, a callable or its path."""
+    if given is None:
+        given = {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"audit.E002: AUDIT of the Django settings: expected a dictionary, not {given!r}")
+    unknown = sorted(str(name) for name in given if name not in _NAMES and name not in _OURS)
     if unknown:
         raise ConfigurationError(f"audit.E001: unknown setting {', '.join(unknown)} in AUDIT of the Django settings")
+    pipeline = given.get("PIPELINE")
+    if pipeline is not None and not isinstance(pipeline, Pipeline):
+        raise ConfigurationError(f"audit.E002: AUDIT['PIPELINE']: expected a Pipeline, not {type(pipeline).__name__}")
     arguments = {_NAMES[name]: value for name, value in given.items() if name in _NAMES}
-    return Observer(given.get("PIPELINE"), _identify(given.get("IDENTIFY")), arguments)
+    return Live(Observer(pipeline, None, arguments), _identify(given.get("IDENTIFY")))
 
 
 def project_name() -> str | None:
@@ -52,14 +71,16 @@ def project_name() -> str | None:
     return module.partition(".")[0] if isinstance(module, str) else None
 
 
-def _identify(given: Any) -> Callable[[Any], object] | None:  # noqa: ANN401 - what a settings file holds
+def _identify(given: object) -> Identify | None:
     try:
-        identify = import_string(given) if isinstance(given, str) else given
+        identify: Any = import_string(given) if isinstance(given, str) else given
     except ImportError as error:
         raise ConfigurationError(f"audit.E013: AUDIT['IDENTIFY'] cannot be imported: {error}") from error
-    if identify is not None and not callable(identify):
+    if identify is None:
+        return None
+    if not callable(identify):
         raise ConfigurationError("audit.E013: AUDIT['IDENTIFY'] is not callable")
-    return identify  # type: ignore[no-any-return] # what it returns is checked when it does
+    return Identify(identify)
 
 
 OBSERVER: Final = LiveObserver()

@@ -12,11 +12,13 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 from audit_integrations.django import events
 from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
+from audit_integrations.django.exchanges import exchange_of, note_route
+from audit_integrations.django.identify import Identify
 from audit_integrations.django.routes import route_of, view_of
-from audit_integrations.django.users import principal_of, principal_of_async
+from audit_integrations.django.users import principal_at_hand, principal_of, principal_of_async
 from audit_middleware import Pipeline
 from audit_middleware.capture import (
-    MARK,
+    FAILED,
     ROUTE,
     VIEW,
     Answer,
@@ -38,6 +40,7 @@ class Observed(NamedTuple):
     """One request under observation."""
 
     observer: Observer
+    identify: Identify | None
     pipeline: Pipeline
     exchange: Exchange
     answer: Answer
@@ -47,8 +50,9 @@ class AuditMiddleware:
     """Record every request of a Django project. Put it first: what stands before it is not seen.
 
     Settings come from ``AUDIT`` in the Django settings (`audit_middleware.config.Settings` in capitals, and
-    ``IDENTIFY``, called with the request when nobody is signed in), then from the environment. Raises
-    `ConfigurationError` for settings that are wrong.
+    ``IDENTIFY``, called with the request when nobody is signed in), then from the environment. Inside an audit
+    middleware around the whole project it writes nothing itself: it tells that one the route and who is signed in.
+    Raises `ConfigurationError` for settings that are wrong.
     """
 
     sync_capable = True
@@ -66,8 +70,9 @@ class AuditMiddleware:
         """Observe one request."""
         if self._is_async:
             return self._observe_async(request)
-        if _is_observed(request):
-            return cast("HttpResponseBase", self.get_response(request))
+        outer = exchange_of(request)
+        if outer is not None:
+            return self._tell(request, outer)
         observed = _begin(request)
         if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
             return _refused(refusal.NOT_CARRIED_OUT)
@@ -75,6 +80,7 @@ class AuditMiddleware:
         try:
             response: HttpResponseBase = self.get_response(request)
         except BaseException as error:
+            _note_principal_at_hand(request, observed.exchange, observed.identify)
             observed.answer.fail(error)
             raise
         finally:
@@ -82,8 +88,7 @@ class AuditMiddleware:
         if observed.exchange.is_refused:
             response = _refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
-        if observed.exchange.principal is None:
-            observed.exchange.principal = principal_of(request)
+        _note_principal(request, observed.exchange, observed.identify)
         if _is_streamed(request, response):
             _wrap(response, observed)
         elif not observed.answer.finish() and not observed.exchange.is_refused:
@@ -91,8 +96,9 @@ class AuditMiddleware:
         return response
 
     async def _observe_async(self, request: HttpRequest) -> HttpResponseBase:
-        if _is_observed(request):
-            return cast("HttpResponseBase", await self.get_response(request))
+        outer = exchange_of(request)
+        if outer is not None:
+            return await self._tell_async(request, outer)
         observed = _begin(request)
         if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
             return _refused(refusal.NOT_CARRIED_OUT)
@@ -100,6 +106,7 @@ class AuditMiddleware:
         try:
             response: HttpResponseBase = await self.get_response(request)
         except BaseException as error:
+            _note_principal_at_hand(request, observed.exchange, observed.identify)
             observed.answer.fail(error)  # without awaiting: this task may be cancelled
             raise
         finally:
@@ -107,26 +114,70 @@ class AuditMiddleware:
         if observed.exchange.is_refused:
             response = _refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
-        if observed.exchange.principal is None:
-            observed.exchange.principal = await principal_of_async(request)
+        await _note_principal_async(request, observed.exchange, observed.identify)
         if _is_streamed(request, response):
             _wrap(response, observed)
         elif not await observed.answer.finish_async() and not observed.exchange.is_refused:
             return _refused(refusal.NOT_ON_RECORD)
         return response
 
+    def _tell(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
+        """Answer, and tell the middleware around the project what only Django knows."""
+        identify = OBSERVER.get().identify
+        try:
+            response: HttpResponseBase = self.get_response(request)
+        except BaseException:
+            _note_principal_at_hand(request, outer, identify)
+            raise
+        finally:
+            note_route(request, outer)
+        _note_principal(request, outer, identify)
+        return response
 
-def _is_observed(request: HttpRequest) -> bool:
-    """Whether a middleware of ours around the whole Django project observes this request."""
-    return MARK in request.META or MARK in getattr(request, "scope", ())
+    async def _tell_async(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
+        identify = OBSERVER.get().identify
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+        except BaseException:
+            _note_principal_at_hand(request, outer, identify)
+            raise
+        finally:
+            note_route(request, outer)
+        await _note_principal_async(request, outer, identify)
+        return response
 
 
 def _begin(request: HttpRequest) -> Observed:
-    observer, pipeline = OBSERVER.get(), OBSERVER.pipeline()
+    live, pipeline = OBSERVER.get(), OBSERVER.pipeline()
+    observer = live.observer
     exchange = begin_cgi(observer, pipeline, request.META)
     if is_asked():
         follow_body(request, exchange)
-    return Observed(observer, pipeline, exchange, Answer(observer, pipeline, exchange, request.META, request))
+    answer = Answer(observer, pipeline, exchange, request.META, request)
+    return Observed(observer, live.identify, pipeline, exchange, answer)
+
+
+def _note_principal(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
+    """Ask who it was, if the view did not say."""
+    if exchange.principal is None:
+        exchange.principal = principal_of(request)
+        if exchange.principal is None and identify is not None:
+            exchange.principal = identify(request)
+
+
+async def _note_principal_async(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
+    if exchange.principal is None:
+        exchange.principal = await principal_of_async(request)
+        if exchange.principal is None and identify is not None:
+            exchange.principal = await identify.asked(request)
+
+
+def _note_principal_at_hand(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
+    """Whatever ends this request is no time to ask anybody: who it was may stay a defect of the record."""
+    if exchange.principal is None:
+        exchange.principal = principal_at_hand(request)
+        if exchange.principal is None and identify is not None:
+            exchange.principal = FAILED
 
 
 def _note(request: HttpRequest, response: HttpResponseBase, observed: Observed) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import count
 from typing import Final
 
 from django.contrib.admindocs.views import simplify_regex
@@ -15,6 +17,8 @@ from django.urls.resolvers import URLPattern, URLResolver
 from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import ANY, EntryPoint
 
+_OPENED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)")  # what is escaped or in a class opens no group
+_IGNORED: Final = "__ignored__"
 _NAMES: Final = ("get", "post", "put", "patch", "delete")
 
 
@@ -23,7 +27,10 @@ def route_of(request: HttpRequest) -> tuple[str, Mapping[str, object]] | None:
     match = request.resolver_match
     if match is None or match.route is None:
         return None
-    return template(match.route), match.kwargs or {str(n): value for n, value in enumerate(match.args)}
+    if not match.args:
+        return template(match.route), match.kwargs
+    unnamed = {str(number): value for number, value in enumerate(match.args)}
+    return template(match.route, len(unnamed)), {**unnamed, **match.kwargs}
 
 
 def view_of(request: HttpRequest) -> object:
@@ -32,28 +39,58 @@ def view_of(request: HttpRequest) -> object:
 
 
 @lru_cache(maxsize=4096)
-def template(route: str) -> str:
-    """Return ``/orders/<int:pk>/`` for ``orders/<int:pk>/``, and ``/orders/<pk>/`` for ``^orders/(?P<pk>[0-9]+)/$``."""
+def template(route: str, unnamed: int = 0) -> str:
+    r"""Return ``/orders/<int:pk>/`` for ``orders/<int:pk>/``, and ``/orders/<pk>/`` for ``^orders/(?P<pk>[0-9]+)/$``.
+
+    ``unnamed`` is how many groups without a name reach the view: ``/orders/<0>/`` for ``^orders/(\d+)/$``. The others,
+    which Django ignores for the named ones beside them, are ``*``.
+    """
     if any(sign in route for sign in "(^$\\"):
-        return str(simplify_regex(route))
+        return str(simplify_regex(_numbered(route, unnamed))).replace(f"<{_IGNORED}>", "*")
     return f"/{route}"
+
+
+def _numbered(route: str, unnamed: int) -> str:
+    """Give the unnamed groups of a regular expression names; the last ``unnamed`` ones reach the view."""
+    number = count(unnamed - sum(found[0] == "(" for found in _OPENED.finditer(route)))
+
+    def name(found: re.Match[str]) -> str:
+        if found[0] != "(":
+            return found[0]
+        position = next(number)
+        return f"(?P<{position if position >= 0 else _IGNORED}>"
+
+    return _OPENED.sub(name, route)
 
 
 def entry_points(urlconf: str | None = None) -> Iterator[EntryPoint]:
     """Yield every URL pattern of the project, those of included lists too, with the methods its view names."""
-    yield from _walk(get_resolver(urlconf).url_patterns, "")
+    yield from _walk(get_resolver(urlconf).url_patterns, ())
 
 
-def _walk(patterns: Iterable[URLPattern | URLResolver], before: str) -> Iterator[EntryPoint]:
+def _walk(patterns: Iterable[URLPattern | URLResolver], above: tuple[URLResolver, ...]) -> Iterator[EntryPoint]:
     for pattern in patterns:
-        route = before + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
-            yield from _walk(pattern.url_patterns, route)
+            yield from _walk(pattern.url_patterns, (*above, pattern))
             continue
+        route = "".join(str(each.pattern) for each in above) + str(pattern.pattern)
+        shown = template(route, _unnamed(pattern, above))
         for method in _methods_of(pattern.callback):
             rules = rules_for(pattern.callback, method)
             exemption = rules.exemption if rules is not None else None
-            yield EntryPoint("http", method, template(route), pattern.name or pattern.lookup_str, exemption)
+            yield EntryPoint("http", method, shown, pattern.name or pattern.lookup_str, exemption)
+
+
+def _unnamed(pattern: URLPattern, above: tuple[URLResolver, ...]) -> int:
+    """Count the groups without a name that reach a view; one with a name, or a value beside, hides those before it."""
+    own = pattern.pattern.regex
+    found = 0 if own.groupindex else own.groups
+    is_hiding = bool(own.groupindex or pattern.default_args)
+    for resolver in reversed(above):
+        regex = resolver.pattern.regex
+        is_hiding = is_hiding or bool(regex.groupindex or resolver.default_kwargs)
+        found += 0 if is_hiding else regex.groups
+    return found
 
 
 def _methods_of(view: object) -> list[str]:

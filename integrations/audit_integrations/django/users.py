@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY, get_user_model
+from django.core.exceptions import ObjectDoesNotExist
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from audit_middleware.capture import FAILED
 
 LOGGER: Final = logging.getLogger("audit_middleware")
+_UNREADABLE: Final = "audit: the user of the request cannot be read"
+_SIGNED_OUT: Final = "_audit_signed_out"
+_HISTORY: Final = "hijack_history"  # where django-hijack leaves the primary keys of who hijacked the session
 
 
 def principal_of(request: HttpRequest) -> object:
     """Return who acted, or None for nobody; a user that cannot be read is a defect of the record.
 
     A user that nobody asked for is looked up only if the request brought a session. Django REST framework
-    authenticates inside the view and leaves its user in ``request.user``.
+    authenticates inside the view and leaves its user in ``request.user``. Who signed out acted.
     """
     if not _is_worth_asking(request):
         return None
     try:
-        return described(request, request.user)
+        return described(request, request.user) or _signed_out(request)
     except Exception:
-        LOGGER.exception("audit: the user of the request cannot be read")
+        LOGGER.exception(_UNREADABLE)
         return FAILED
 
 
@@ -34,10 +41,26 @@ async def principal_of_async(request: HttpRequest) -> object:
     if not _is_worth_asking(request):
         return None
     try:
-        is_lazy = isinstance(request.__dict__.get("user"), SimpleLazyObject) and not hasattr(request, "_cached_user")
-        return described(request, await request.auser() if is_lazy else request.user)
+        user = await request.auser() if _is_unread(request) else request.user
+        return await _described_async(request, user) or _signed_out(request)
     except Exception:
-        LOGGER.exception("audit: the user of the request cannot be read")
+        LOGGER.exception(_UNREADABLE)
+        return FAILED
+
+
+def principal_at_hand(request: HttpRequest) -> object:
+    """Return the same without asking anybody, for a task that ends now; a user that was not read is a defect."""
+    user = request.__dict__.get("user")
+    if user is None or _is_unread(request):
+        user = getattr(request, "_acached_user", None)
+    if user is None and not _has_session(request):
+        return None
+    if user is None or _may_be_hijacked(request):
+        return FAILED
+    try:
+        return described(request, user) or _signed_out(request)
+    except Exception:
+        LOGGER.exception(_UNREADABLE)
         return FAILED
 
 
@@ -46,15 +69,51 @@ def described(request: HttpRequest, user: Any) -> object:  # noqa: ANN401 - any 
     if user is None or not user.is_authenticated:
         return None
     real = getattr(request, "real_user", None)  # as django-impersonate leaves it
-    hijacker = _hijacker(request)
-    if real is not None and real != user:
-        return {**_described(request, real), "on_behalf_of": user.get_username()}
-    if hijacker is not None:
-        return {"id": hijacker, "auth": "session", "on_behalf_of": user.get_username()}
-    return _described(request, user)
+    if real is not None or not _may_be_hijacked(request):
+        return _acting(request, user, real)
+    session = request.session
+    key = _hijacker(user, session.get(SESSION_KEY), session.get(_HISTORY))
+    try:
+        real = _users().get(pk=key) if key is not None else None
+    except ObjectDoesNotExist:
+        real = key
+    return _acting(request, user, real)
 
 
-def _described(request: HttpRequest, user: Any) -> dict[str, object]:  # noqa: ANN401 - any user model
+async def _described_async(request: HttpRequest, user: Any) -> object:  # noqa: ANN401 - any user model
+    if user is None or not user.is_authenticated:
+        return None
+    real = getattr(request, "real_user", None)  # as django-impersonate leaves it
+    if real is not None or not _may_be_hijacked(request):
+        return _acting(request, user, real)
+    session = request.session
+    key = _hijacker(user, await session.aget(SESSION_KEY), await session.aget(_HISTORY))
+    try:
+        real = await _users().aget(pk=key) if key is not None else None
+    except ObjectDoesNotExist:
+        real = key
+    return _acting(request, user, real)
+
+
+def note_signed_out(request: HttpRequest, principal: object) -> None:
+    """Remember who signed out: the request is theirs, though nobody is signed in when it ends."""
+    setattr(request, _SIGNED_OUT, principal)
+
+
+def _signed_out(request: HttpRequest) -> object:
+    return getattr(request, _SIGNED_OUT, None)
+
+
+def _acting(request: HttpRequest, user: Any, real: Any) -> dict[str, object]:  # noqa: ANN401 - any user model
+    """Describe ``user``, or ``real`` if that is somebody else: a user, or the primary key of one who is gone."""
+    if real is None or real == user:
+        return named(request, user)
+    said = {"id": real, "auth": "session"} if isinstance(real, str) else named(request, real)
+    return {**said, "on_behalf_of": user.get_username()}
+
+
+def named(request: HttpRequest, user: Any) -> dict[str, object]:  # noqa: ANN401 - any user model
+    """Return a user as the principal of ``request``, on nobody's behalf."""
     in_session = "HTTP_AUTHORIZATION" not in request.META and _has_session(request)
     return {
         "id": user.get_username(),
@@ -63,16 +122,27 @@ def _described(request: HttpRequest, user: Any) -> dict[str, object]:  # noqa: A
     }
 
 
-def _hijacker(request: HttpRequest) -> str | None:
-    """Return the primary key of who hijacked the session, as django-hijack leaves it there."""
-    if not _has_session(request) or not hasattr(request, "session"):
-        return None
-    history = request.session.get("hijack_history")
-    return str(history[0]) if history else None
+def _may_be_hijacked(request: HttpRequest) -> bool:
+    return _has_session(request) and apps.is_installed("hijack") and hasattr(request, "session")
+
+
+def _hijacker(user: Any, owner: object, history: Sequence[object] | None) -> str | None:  # noqa: ANN401 - any user model
+    """Return the primary key of who first hijacked the session; None if ``user`` did not come from the session."""
+    is_of_session = owner is not None and str(owner) == user._meta.pk.value_to_string(user)  # noqa: SLF001 - as documented
+    return str(history[0]) if history and is_of_session else None
+
+
+def _users() -> Any:  # noqa: ANN401 - the manager of any user model
+    return get_user_model()._base_manager  # noqa: SLF001 - documented, and without the filters of an app
 
 
 def _has_session(request: HttpRequest) -> bool:
     return settings.SESSION_COOKIE_NAME in request.COOKIES
+
+
+def _is_unread(request: HttpRequest) -> bool:
+    """Whether nobody has asked for the user yet: reading it would ask the database."""
+    return isinstance(request.__dict__.get("user"), SimpleLazyObject) and not hasattr(request, "_cached_user")
 
 
 def _is_worth_asking(request: HttpRequest) -> bool:

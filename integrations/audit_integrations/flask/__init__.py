@@ -11,7 +11,7 @@ from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, 
 from audit_middleware.capture import FAILED, ROUTE, VIEW, plain_principal
 from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import EntryPoint
-from audit_middleware.config import SETTINGS, variable
+from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
 
 try:
     import flask
@@ -69,8 +69,12 @@ class Audit:
 
 
 def _settings_of(app: Flask) -> dict[str, Any]:
-    """Return the settings in ``app.config``; raise `ConfigurationError` for a name that is none."""
-    given = {name: value for name, value in app.config.items() if name.startswith("AUDIT_")}
+    """Return the settings in ``app.config``; raise `ConfigurationError` for a name that is none.
+
+    Those of a collector pass as they do in the environment, which is often where the config comes from.
+    """
+    ours = {name: value for name, value in app.config.items() if str(name).startswith("AUDIT_")}
+    given = {name: value for name, value in ours.items() if name not in COLLECTOR_VARIABLES}
     unknown = sorted(set(given) - set(_VARIABLES))
     if unknown:
         raise ConfigurationError(f"audit.E001: unknown setting {', '.join(unknown)} in the config of {app.name}")

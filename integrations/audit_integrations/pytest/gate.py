@@ -34,6 +34,7 @@ class Gate:
     def __init__(self, targets: list[str], config: pytest.Config) -> None:
         self._targets = targets
         self._config = config
+        self._applications: dict[str, Any] = {}
         self._tally = Tally()
         self._covered: list[Covered] = []
         self._problem = ""
@@ -48,9 +49,15 @@ class Gate:
     def pytest_sessionstart(self) -> None:
         """Take every record of the run, except in the controller of xdist, which runs no test."""
         if self._config.getoption("dist", "no") != "no" and not hasattr(self._config, "workerinput"):
+            self._announce()
             return
         folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="audit-coverage-")))
         self._taken = self._open.enter_context(recording(folder))
+
+    def pytest_collection_finish(self) -> None:
+        """Say of a wrong application that it is, when the test modules are imported and before a test runs."""
+        if not hasattr(self._config, "workerinput"):
+            self._announce()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -79,16 +86,34 @@ class Gate:
         for line in self._lines():
             terminalreporter.write_line(line)
 
+    def _announce(self) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        for problem in self._load():
+            if reporter is not None:
+                reporter.write_line(f"audit coverage: {problem} (tried again after the run)", red=True)
+
+    def _load(self) -> list[str]:
+        """Load the applications that are not loaded yet; return why one of them cannot be."""
+        problems = []
+        for target in self._targets:
+            if target not in self._applications:
+                try:
+                    self._applications[target] = load(target)
+                except ConfigurationError as error:
+                    problems.append(str(error))
+        return problems
+
     def _judge(self) -> None:
         points: list[EntryPoint] = []
-        try:
-            for target in self._targets:
-                points += entry_points(load(target))
-        except ConfigurationError as error:
-            self._problem = str(error)
-        else:
-            self._covered = self._tally.cover(points, today())
-            self._write()
+        problems = self._load()
+        for application in self._applications.values():
+            try:
+                points += entry_points(application)
+            except ConfigurationError as error:
+                problems.append(str(error))
+        self._problem = "; ".join(problems)
+        self._covered = self._tally.cover(points, today())
+        self._write()
 
     def _fails(self) -> bool:
         wanted = self._config.getoption("--audit-fail-under")
@@ -102,13 +127,14 @@ class Gate:
             "percent": round(percentage(self._covered), 2),
             "fail_under": self._config.getoption("--audit-fail-under"),
             "passed": not self._fails(),
+            "problem": self._problem or None,
             "entry_points": [each.as_dict() for each in self._covered],
         }
         file = self._config.rootpath / self._config.getoption("--audit-coverage-json")
         try:
             file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
-            self._problem = f"{file} cannot be written: {error.strerror}"
+            self._problem = "; ".join(filter(None, [self._problem, f"{file} cannot be written: {error.strerror}"]))
 
     def _lines(self) -> Iterable[str]:
         width = max((len(_place(each.entry_point)) for each in self._covered), default=0)

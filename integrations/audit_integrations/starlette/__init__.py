@@ -23,18 +23,39 @@ def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
             from fastapi.routing import iter_route_contexts
 
             yield from _walk(iter_route_contexts([route]), mounted)
-        elif getattr(route, "routes", None):
-            yield from _walk(route.routes, mounted + route.path)
-        else:
+        elif hasattr(route, "endpoint"):
             yield from _points(route, mounted)
+        else:
+            yield from _below(route, mounted + getattr(route, "path", ""))  # a host has no path
+
+
+def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
+    """Yield what is mounted, whatever is wrapped around it."""
+    app = route
+    while app is not None and not getattr(app, "routes", None) and not _is_audited_django(app):
+        app = getattr(app, "app", None)
+    if app is None:  # an app without routes that can be seen, such as static files
+        yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
+    elif _is_audited_django(app):
+        from audit_integrations.django.routes import entry_points as of_django
+
+        yield from (point._replace(route=mounted + point.route) for point in of_django())
+    else:
+        yield from _walk(app.routes, mounted)
+
+
+def _is_audited_django(app: object) -> bool:
+    """Whether this is a Django project whose own middleware tells ours which route it was."""
+    if not type(app).__module__.startswith("django.core.handlers"):
+        return False
+    from django.conf import settings
+
+    return any(str(name).startswith("audit_integrations.django") for name in settings.MIDDLEWARE)
 
 
 def _points(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
     template, endpoint = mounted + (getattr(route, "path", None) or ""), getattr(route, "endpoint", None)
     name = str(getattr(route, "name", None) or getattr(endpoint, "__name__", ""))
-    if endpoint is None:  # an app without routes that can be seen, such as static files
-        yield EntryPoint("http", ANY, f"{template}/*", name)
-        return
     methods = getattr(route, "methods", None)
     if methods is None and _is_websocket(route):
         yield EntryPoint("websocket", "GET", template, name, _exemption(endpoint, ""))

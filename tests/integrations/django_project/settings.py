@@ -14,6 +14,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "hijack",
     "rest_framework",
     "rest_framework.authtoken",
     "audit_integrations.django",

@@ -4,15 +4,19 @@ import asyncio
 import io
 
 from django.contrib import admin
+from django.contrib.auth import alogout, authenticate, login, logout
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.urls import include, path, re_path
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework.authentication import BasicAuthentication, TokenAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
-from audit_middleware import current_audit
+from audit_middleware import audited, current_audit
 
 
 def hello(request):
@@ -35,6 +39,11 @@ def whoami(request):
 
 def broken(request):
     raise KeyError("secret")
+
+
+@audited(exempt="asked twice a second")
+def health(request):
+    return HttpResponse(b"fine")
 
 
 def denied(request):
@@ -98,6 +107,44 @@ def api(request, pk):
     return Response({"pk": pk})
 
 
+def shows_arguments(request, *arguments, **named):
+    return HttpResponse(repr((arguments, named)))
+
+
+@csrf_exempt
+def sign_in(request):
+    authenticate(request, username=request.POST["username"], password=request.POST["password"])
+    return HttpResponse(status=401)
+
+
+def sign_in_without_request(request):
+    authenticate(username="bob", password="wrong")
+    return HttpResponse(b"no")
+
+
+def sign_out(request):
+    logout(request)
+    return HttpResponse(b"bye")
+
+
+async def async_sign_out(request):
+    await alogout(request)
+    return HttpResponse(b"bye")
+
+
+def switch(request):
+    logout(request)
+    login(request, User.objects.get(username="bob"))
+    return HttpResponse(b"hello bob")
+
+
+class TokenView(APIView):
+    authentication_classes = (TokenAuthentication,)
+
+    def get(self, request):
+        return Response({"user": request.user.get_username()})
+
+
 def impersonated(request):
     request.real_user = request.user
     request.user = request.user.__class__(username="victim")
@@ -146,4 +193,18 @@ urlpatterns = [
     path("endless", endless),
     path("api/<int:pk>", api),
     path("impersonated", impersonated),
+    path("hijack/", include("hijack.urls")),
+    path("health", health),
+    path("sign-in", sign_in),
+    path("sign-in-without-request", sign_in_without_request),
+    path("sign-out", sign_out),
+    path("async-sign-out", async_sign_out),
+    path("switch", switch),
+    path("token", TokenView.as_view()),
+    re_path(r"^un/(\d+)/$", shows_arguments),
+    re_path(r"^two/(\d+)/((?:a|b)+)/$", shows_arguments),
+    re_path(r"^mixed/(\w+)/(?P<pk>\d+)/$", shows_arguments),
+    re_path(r"^outer/(\d+)/", include([re_path(r"^inner/(\w+)$", shows_arguments)])),
+    re_path(r"^named/(?P<pk>\d+)/", include([re_path(r"^inner/(\w+)$", shows_arguments)])),
+    path("extra/", include([re_path(r"^(\d+)/[(]$", shows_arguments)]), {"kind": "x"}),
 ]

@@ -27,7 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:  # noqa: ANN401 - Django's signature
         """Do it, with the project's own settings; exit as ``audit-ready`` does."""
-        settings = OBSERVER.get().settings
+        settings = OBSERVER.get().observer.settings
         spool = str(settings.spool_dir)
         command = ["spool", "status", spool] if options["what"] == "status" else ["verify", spool]
         command += ["--json"] if options["json"] else []

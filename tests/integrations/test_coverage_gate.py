@@ -1,0 +1,176 @@
+"""The coverage gate on applications as they are: wrapped, mounted, by host, broken, without a route."""
+
+import pytest
+
+from tests.integrations.test_pytest_plugin import coverage, run
+
+__all__ = ["run"]
+GATE = ("--audit-coverage=shop:app", "--audit-fail-under=100")
+NOTHING = "def test_nothing(): pass"
+FASTAPI = """
+    from fastapi import FastAPI
+    from starlette.routing import Host, Mount, Route, Router
+    from starlette.responses import PlainTextResponse
+    from audit_middleware import AuditMiddleware
+
+    app = FastAPI(title="shop")
+    app.add_middleware(AuditMiddleware)
+"""
+CLIENT = """
+    from starlette.testclient import TestClient
+    from shop import app
+
+    def test_it():
+        client = TestClient(app)
+"""
+
+
+def test_an_app_without_a_route_is_a_problem_and_not_covered(run, tmp_path):
+    ran = run(*GATE, app="from starlette.applications import Starlette\napp = Starlette()", tests=NOTHING)
+    assert ran.returncode == 1
+    assert "has no routes: there is nothing to cover" in ran.stdout
+    assert coverage(tmp_path)[0]["passed"] is False
+
+
+def test_the_pages_that_fastapi_adds_are_entry_points_like_others(run, tmp_path):
+    pages = ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]
+    ran = run(*GATE, app=FASTAPI, tests=CLIENT + "".join(f"        client.get({page!r})\n" for page in pages))
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == {f"GET {page}": "audited" for page in pages}
+
+
+def test_convertors_in_routes_and_mounts_are_spelled_as_on_record(run, tmp_path):
+    app = (
+        FASTAPI.replace('title="shop"', 'title="shop", openapi_url=None')
+        + """
+    def read(request):
+        return PlainTextResponse("x")
+
+    app.mount("/i/{n:int}", Router([Route("/o/{order:int}", read), Mount("/d/{m}", routes=[Route("/e", read)])]))
+    """
+    )
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        client.get("/i/7/o/8")
+        client.get("/i/7/d/8/e")
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert len(coverage(tmp_path)[1]) == 2
+
+
+def test_routes_of_a_host_are_walked(run, tmp_path):
+    app = (
+        FASTAPI.replace('title="shop"', 'title="shop", openapi_url=None')
+        + """
+    app.router.routes.append(Host("api.example.org", Router([Route("/a", lambda request: PlainTextResponse("x"))])))
+    """
+    )
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        client.get("/a", headers={"Host": "api.example.org"})
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == {"GET /a": "audited"}
+
+
+def test_an_app_inside_middleware_is_found(run, tmp_path):
+    app = """
+    from starlette.applications import Starlette
+    from starlette.routing import Mount, Route
+    from starlette.responses import PlainTextResponse
+    from audit_middleware import AuditMiddleware
+
+    class Wrapped:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            await self.app(scope, receive, send)
+
+    routes = [Route("/a", lambda request: PlainTextResponse("x"))]
+    app = AuditMiddleware(Wrapped(Starlette(routes=[*routes, Mount("/in", Wrapped(Starlette(routes=routes)))])))
+    """
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        client.get("/a")
+        client.get("/in/a")
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == {"GET /a": "audited", "GET /in/a": "audited"}
+
+
+DJANGO = """
+    import sys
+    from django.conf import settings
+    from django.http import HttpResponse
+    from django.urls import path
+
+    settings.configure(
+        SECRET_KEY="x", ALLOWED_HOSTS=["*"], ROOT_URLCONF="shop",
+        MIDDLEWARE=["audit_integrations.django.AuditMiddleware"],
+    )
+    urlpatterns = [path("orders/<int:pk>", lambda request, pk: HttpResponse("x"))]
+"""
+
+
+def test_a_mounted_django_project_is_walked_below_its_mount(run, tmp_path):
+    app = (
+        DJANGO
+        + """
+    from django.core.asgi import get_asgi_application
+    from starlette.applications import Starlette
+    from audit_middleware import AuditMiddleware
+
+    app = Starlette()
+    app.add_middleware(AuditMiddleware)
+    app.mount("/of/{tenant}", get_asgi_application())
+    """
+    )
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        assert client.get("/of/acme/orders/7").text == "x"
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == {"* /of/{tenant}/orders/<int:pk>": "audited"}
+
+
+@pytest.mark.parametrize(
+    ("app", "target", "says"),
+    [
+        ("def app():\n    raise ValueError('no database')", "shop:app()", "ValueError: no database"),
+        ("import sys\nsys.exit('no settings')", "shop:app", "SystemExit: no settings"),
+        (None, "shop:app", "no_such_urls"),
+    ],
+)
+def test_an_app_that_cannot_be_made_or_walked_is_named_before_and_after_the_run(run, tmp_path, app, target, says):
+    broken = (
+        DJANGO.replace('"shop"', '"no_such_urls"')
+        + """
+    from django.core.wsgi import get_wsgi_application
+    app = get_wsgi_application()
+    """
+    )
+    (tmp_path / "audit-coverage.json").write_text('{"passed": true}')
+    ran = run(f"--audit-coverage={target}", app=app or broken, tests=NOTHING)
+    report, _ = coverage(tmp_path)
+    assert ran.returncode == 1
+    assert "1 passed" in ran.stdout
+    assert "INTERNALERROR" not in ran.stdout + ran.stderr
+    assert "audit coverage could not be found out" in ran.stdout
+    assert report["passed"] is False
+    assert says in report["problem"]
+    if app is not None:
+        announced = ran.stdout.index("tried again after the run")
+        assert announced < ran.stdout.index("audit coverage could not be found out")
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_wrong_target_leaves_no_passed_report_of_an_earlier_run(run, tmp_path, workers):
+    (tmp_path / "audit-coverage.json").write_text('{"passed": true}')
+    ran = run("--audit-coverage=shop:no", *workers, tests=NOTHING)
+    assert ran.returncode == 1
+    assert coverage(tmp_path)[0]["passed"] is False
+    assert "tried again after the run" in ran.stdout
+
+
+def test_collecting_alone_judges_nothing(run, tmp_path):
+    ran = run(*GATE, "--collect-only")
+    assert ran.returncode == 0, ran.stdout
+    assert "FAILED" not in ran.stdout
+    assert not (tmp_path / "audit-coverage.json").exists()
