@@ -227,10 +227,9 @@ class Retained(Payload, frozen=True):
 
 
 class Held(Payload, frozen=True):
-    """``rec`` of ``hold``: what a case needs may not go, whatever its retention; empty lists and None are everything.
+    """``rec`` of ``hold``: what a case needs may not go; empty lists and None are everything, days are included.
 
-    A hold counts from ``placed`` to ``released``, and a release takes two people; ``since`` and ``until`` are days,
-    both included.
+    A hold counts from ``placed`` to ``released``, and a release takes two people.
     """
 
     service: str
@@ -266,6 +265,25 @@ class Reviewed(Payload, frozen=True):
     stream: str | None = None
 
 
+AccessKind = Literal["search", "read", "findings", "status", "retention", "denied"]
+
+
+class Accessed(Payload, frozen=True):
+    """``rec`` of ``access``: somebody read what the collector keeps, or was not let in.
+
+    ``by`` is a token's name, ``what`` the search, log or refused path, ``count`` how often from ``first`` to ``last``.
+    """
+
+    service: str
+    by: str
+    kind: AccessKind
+    what: str
+    source: str
+    count: Count
+    first: str
+    last: str
+
+
 APPLICATION_TYPES: Final = frozenset({"attempt", "request", "event", "task", "call"})
 COLLECTOR_TYPES: Final = frozenset(
     ["ingest", "gap", "conflict", "quarantine", "retention", "hold", "erasure", "access", "export", "review", "anchor"]
@@ -291,6 +309,7 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     "retention": Retained,
     "hold": Held,
     "review": Reviewed,
+    "access": Accessed,
 }
 
 

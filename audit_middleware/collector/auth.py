@@ -14,7 +14,7 @@ import msgspec
 from audit_middleware.collector.problems import Problem
 from audit_middleware.errors import ConfigurationError
 
-Role = Literal["ingest", "reader", "admin"]
+Role = Literal["ingest", "reader", "auditor", "admin"]
 
 EVERY: Final = "*"
 ANONYMOUS: Final = "anonymous"
@@ -59,8 +59,8 @@ class Caller:
             raise Problem(403, "service-missing", detail)
 
     def require(self, role: Role) -> None:
-        """Raise `Problem` 403 unless the caller has ``role``."""
-        if role not in self.roles:
+        """Raise `Problem` 403 unless the caller has ``role``; an auditor may read all that a reader may."""
+        if role not in self.roles and not (role == "reader" and "auditor" in self.roles):
             raise Problem(403, "role-missing", f"token {self.name!r} has not the role {role!r}")
 
 
@@ -111,7 +111,7 @@ def parse_tokens(text: str, *, origin: str = "AUDIT_TOKENS") -> list[TokenSettin
         try:
             settings.append(msgspec.convert(entry, TokenSetting))
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{origin}, token {number}: a role is 'ingest', 'reader' or 'admin'") from error
+            raise ConfigurationError(f"{origin}, token {number}: a role is ingest, reader, auditor or admin") from error
     return settings
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, Self
 
+from audit_middleware.collector.access import Accesses, RateLimit
 from audit_middleware.collector.answer import Answer
 from audit_middleware.collector.auth import OPEN_DOOR, Caller, Tokens
 from audit_middleware.collector.catchup import Progress, catch_up, check_index, report_every
 from audit_middleware.collector.committer import Committer, State
 from audit_middleware.collector.desk import Desk
 from audit_middleware.collector.folder import DataFolder
+from audit_middleware.collector.gauges import watch_all
 from audit_middleware.collector.group import Batch
 from audit_middleware.collector.index import Index
 from audit_middleware.collector.index_seal import IndexSeal
@@ -29,6 +31,7 @@ from audit_middleware.collector.query import Reader
 from audit_middleware.collector.retention.keeper import Retention
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.errors import StorageError
+from audit_middleware.record import AccessKind
 
 PROGRESS_SECONDS: Final = 5.0
 _log: Final = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class Collector:
         self.settings = settings
         self.tokens = Tokens(settings.tokens)
         self.metrics = Metrics()
+        self.reads = RateLimit(settings.limits.reads_per_second, 2 * settings.limits.reads_per_second)
         self._progress = progress or report_every(PROGRESS_SECONDS, time.monotonic, _log_progress)
         self._open: _Open | None = None
 
@@ -144,6 +148,15 @@ class Collector:
             raise Problem(404, "monitor-off", "this collector runs without its monitor: [monitor] enabled = false")
         return self._open.monitoring
 
+    def note_access(self, by: str, kind: AccessKind, what: str, source: str) -> None:
+        """Count that somebody read something, or was not let in; it is on record a few seconds later."""
+        if self._open is not None:
+            self._open.accesses.note(by, kind, what, source)
+
+    def record_access(self, by: str, kind: AccessKind, what: str, source: str) -> Future[Answer]:
+        """Put one access on record; the future has come when it is durable. Raises `Problem` 503."""
+        return self._opened.accesses.record(by, kind, what, source).done
+
     def require_ready(self) -> None:
         """Raise `Problem` 503 unless batches are taken and the index is complete."""
         if self._open is None:
@@ -206,18 +219,13 @@ class _Open:
         self._progress = progress
         self._desk: Desk | None = None
         self.committer = Committer(self, settings.limits)
-        self.retention = Retention(
-            settings.policy,
-            settings.keyring,
-            self.logs,
-            self.index,
-            self.quarantine,
-            submit=self.committer.submit,
-            sweeps=settings.retention_sweep,
-        )
+        self.accesses = Accesses(self.committer.submit)
+        self.retention = self._new_retention()
         self.monitoring = self._new_monitoring() if settings.monitor.enabled else None
-        self._watch()
+        parts = (self.committer, self.index, self.quarantine, self.folder.stores)
+        watch_all(metrics, *parts, lambda: self._desk, self.monitoring)
         self.committer.start()
+        self.accesses.start()
         if self.monitoring is not None:
             self.monitoring.start()
 
@@ -265,11 +273,24 @@ class _Open:
 
     def close(self) -> None:
         self.retention.stop()
+        self.accesses.stop()
         if self.monitoring is not None:
             self.monitoring.stop()
         self.committer.close()
         self.index.close()
         self._close_files()
+
+    def _new_retention(self) -> Retention:
+        settings = self._settings
+        return Retention(
+            settings.policy,
+            settings.keyring,
+            self.logs,
+            self.index,
+            self.quarantine,
+            submit=self.committer.submit,
+            sweeps=settings.retention_sweep,
+        )
 
     def _new_monitoring(self) -> Monitoring:
         return Monitoring(
@@ -287,31 +308,6 @@ class _Open:
                 self.logs.close()
         finally:
             self.folder.close()
-
-    def _watch(self) -> None:
-        watch = self._metrics.watch
-        watch("audit_queue_bytes", "Bytes of lines that wait for a commit.", lambda: self.committer.queue_bytes)
-        watch("audit_index_lag", "Group commits that are not in the index yet.", lambda: self.index.lag)
-        watch("audit_gaps_open", "Ranges of missing lines.", lambda: self._desk.streams.open_gaps if self._desk else 0)
-        watch("audit_streams", "Streams ever seen.", lambda: self._desk.streams.count if self._desk else 0)
-        stores = self.folder.stores
-        watch("audit_store_worm", "1 if the store was probed and keeps what it is told to.", lambda: stores.is_worm)
-        watch("audit_store_strange", "Files found deleted, overwritten or unlocked.", lambda: stores.strange)
-        watch("audit_quarantine_bytes", "Bytes of the quarantine.", lambda: self.quarantine.bytes)
-        if self.monitoring is not None:
-            self._watch_monitoring(self.monitoring)
-
-    def _watch_monitoring(self, monitoring: Monitoring) -> None:
-        watch, patroller = self._metrics.watch, monitoring.patroller
-        monitoring.watcher.sinks.append(self._metrics.count_transition)
-        watch("audit_findings_overflowed", "Observations without room.", lambda: monitoring.watcher.overflowed)
-        watch("audit_patrol_bytes", "Bytes read again since the start.", lambda: patroller.bytes)
-        watch("audit_patrol_entries", "Entries that this pass has come by.", lambda: patroller.progress().entries)
-        watch(
-            "audit_patrol_pass_seconds",
-            "Time of the last full pass, epoch.",
-            lambda: patroller.patrolled.last_ended or 0,
-        )
 
 
 def _log_progress(done: int, total: int) -> None:

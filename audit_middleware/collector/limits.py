@@ -24,3 +24,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     streams_in_memory: Bytes = 10_000
     beat_seconds: Seconds = 10.0
     idle_beat_seconds: Seconds = 300.0
+    reads_per_second: Seconds = 1000.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Final
 
@@ -10,9 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from audit_middleware.collector.access import NOBODY
 from audit_middleware.collector.auth import Caller, Role
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem, busy, problem_response
+from audit_middleware.record import AccessKind
 
 SIGNATURE: Final = "Audit-Collector"
 _log: Final = logging.getLogger(__name__)
@@ -25,10 +28,35 @@ def collector_of(request: Request) -> Collector:
 
 
 def caller_of(request: Request, role: Role) -> Caller:
-    """Return who calls; raise `Problem` 401 for an unknown token, 403 for one without ``role``."""
-    caller = collector_of(request).tokens.authenticate(request.headers.get("authorization"))
-    caller.require(role)
+    """Return who calls; raise `Problem` 401 for an unknown token, 403 for one without ``role``, 429 for too many.
+
+    Whoever is not let in is on record, with the address and the path that was asked for.
+    """
+    collector, source = collector_of(request), source_of(request)
+    name = NOBODY
+    try:
+        caller = collector.tokens.authenticate(request.headers.get("authorization"))
+        name = caller.name
+        caller.require(role)
+    except Problem:
+        collector.note_access(name, "denied", f"{request.method} {request.url.path[:200]}", source)
+        raise
+    if role != "ingest" and (seconds := collector.reads.wait(name)):
+        headers = {"Retry-After": str(math.ceil(seconds))}
+        raise Problem(429, "too-many-requests", "more reads than this collector answers one token", headers=headers)
     return caller
+
+
+def reader_of(request: Request, kind: AccessKind, what: str) -> Caller:
+    """Return who reads, and count that they read ``what``."""
+    caller = caller_of(request, "reader")
+    collector_of(request).note_access(caller.name, kind, what, source_of(request))
+    return caller
+
+
+def source_of(request: Request) -> str:
+    """Return the address that a request came from, as the server saw it."""
+    return request.client.host if request.client is not None else NOBODY
 
 
 async def say_problem(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import caller_of, collector_of
+from audit_middleware.collector.routes import collector_of, reader_of
 from audit_middleware.errors import BadLedger
 from audit_middleware.tlog.tiles import parse_path
 from audit_middleware.verify.expired import FILE as EXPIRED
@@ -81,7 +81,8 @@ def _log(request: Request) -> Log | FinishedLog:
 
 def _require_access(request: Request) -> None:
     if not collector_of(request).settings.public_log:
-        caller_of(request, "reader").require_every_service()
+        what = f"{request.path_params['class_']}/{request.path_params['period']}"
+        reader_of(request, "read", what[:64]).require_every_service()
 
 
 def _not_found() -> Problem:

@@ -1,6 +1,8 @@
-"""``GET /v1/records``: search."""
+"""``GET /v1/records``: search, which is on record before its answer leaves."""
 
 from __future__ import annotations
+
+import asyncio
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +12,7 @@ from starlette.responses import Response
 from audit_middleware.collector.auth import EVERY, Caller
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.query import Query, parse_query
-from audit_middleware.collector.routes import caller_of, collector_of
+from audit_middleware.collector.routes import caller_of, collector_of, source_of
 
 
 def readable_by(caller: Caller, query: Query, service: str | None) -> Query:
@@ -29,5 +31,7 @@ async def search(request: Request) -> Response:
     query = readable_by(caller, parse_query(request.query_params.multi_items()), request.query_params.get("service"))
     collector.require_ready()
     page = await run_in_threadpool(collector.reader.search, query)
+    what = f"{request.query_params}: {len(page.records)} records"
+    await asyncio.wrap_future(collector.record_access(caller.name, "search", what, source_of(request)))
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(page), headers=headers, media_type="application/json")

@@ -68,10 +68,10 @@ class Retention:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Finish what a crash cut off, and sweep from now on."""
+        """Finish what a crash cut off, and sweep from now on; called again after a recovery."""
         for finished in list(self._logs.finished.values()):
             remove_entries(finished)
-        if self._sweeps:
+        if self._sweeps and self._thread is None:
             self._thread = threading.Thread(target=self._sweep, name="audit-retention", daemon=True)
             self._thread.start()
 

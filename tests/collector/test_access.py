@@ -1,0 +1,154 @@
+"""Who reads what the collector keeps is on record in the same ledger, and so is who was not let in."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from audit_middleware.collector.access import MAX_KEYS, OTHERS, AccessBook, Accesses, Key, RateLimit
+from audit_middleware.collector.app import create_app
+from audit_middleware.collector.auth import parse_tokens
+from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.problems import busy
+from tests.collector.kit import PERIOD, App, own_lines, settings_for
+
+TOKENS = (
+    "app:app-0123456789abcdef:orders:ingest,rea:rea-0123456789abcdef:orders:reader,"
+    "aud:aud-0123456789abcdef:*:auditor,adm:adm-0123456789abcdef:*:admin"
+)
+
+
+@pytest.fixture
+def collector(tmp_path):
+    with Collector(settings_for(tmp_path, tokens=parse_tokens(TOKENS), limits=Limits(reads_per_second=1000))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ask(collector):
+    with TestClient(create_app(collector), client=("203.0.113.9", 4711)) as client:
+
+        def ask(path, who=None, method="GET", **more):
+            headers = {"authorization": f"Bearer {who}-0123456789abcdef"} if who else {}
+            return client.request(method, path, headers=headers, **more)
+
+        yield ask
+
+
+def said(collector):
+    collector._open.accesses.flush()
+    wait = time.monotonic() + 5
+    while collector._open.committer.queue_bytes and time.monotonic() < wait:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return [(line["rec"]["kind"], line["rec"]["by"], line["rec"]["what"], line["rec"]["count"])
+            for line in own_lines(collector, "access")]  # fmt: skip
+
+
+def test_a_search_is_on_record_before_its_answer_leaves(collector, ask):
+    app = App()
+    app.requests(3)
+    collector.deliver(app.lines)
+    assert len(ask("/v1/records?principal=alice&limit=2", "rea").json()["records"]) == 2
+    (record,) = own_lines(collector, "access")
+    assert record["rec"]["what"] == "principal=alice&limit=2: 2 records"
+    assert (record["rec"]["by"], record["rec"]["source"], record["rec"]["kind"]) == ("rea", "203.0.113.9", "search")
+
+
+def test_what_one_verification_reads_is_one_record(collector, ask):
+    collector.deliver(App().lines)
+    for path in ("checkpoint", "tile/0/000.p/1", "tile/entries/000.p/1"):
+        ask(f"/log/default/{PERIOD}/{path}", "aud")
+    assert said(collector) == [("read", "aud", f"default/{PERIOD}", 3)]
+
+
+def test_whoever_is_not_let_in_is_on_record_without_what_they_showed(collector, ask):
+    assert ask("/v1/records").status_code == 401
+    assert ask("/v1/records", "xxx").status_code == 401
+    assert ask("/v1/records", "app").status_code == 403
+    assert ask("/v1/records?service=billing", "rea").status_code == 403
+    assert ask("/v1/findings/x", "aud", "POST", content="{}").status_code == 403
+    found = said(collector)
+    assert ("denied", "unknown", "GET /v1/records", 2) in found
+    assert ("denied", "app", "GET /v1/records", 1) in found
+    assert ("denied", "aud", "POST /v1/findings/x", 1) in found
+    assert "0123456789abcdef" not in json.dumps(own_lines(collector))
+
+
+@pytest.mark.parametrize(
+    ("who", "path", "method", "status"),
+    [
+        ("aud", "/v1/records", "GET", 200), ("aud", "/v1/findings", "GET", 200), ("aud", "/v1/status", "GET", 200),
+        ("aud", f"/log/default/{PERIOD}/checkpoint", "GET", 200), ("aud", "/v1/retention", "GET", 200),
+        ("aud", "/v1/records", "POST", 403), ("aud", "/v1/holds", "POST", 403), ("aud", "/v1/retention", "POST", 403),
+        ("rea", "/v1/records", "GET", 200), ("rea", f"/log/default/{PERIOD}/checkpoint", "GET", 403),
+        ("rea", "/v1/retention", "GET", 403), ("app", "/v1/findings", "GET", 403), ("adm", "/v1/records", "GET", 403),
+    ],
+)  # fmt: skip
+def test_an_auditor_reads_everything_and_changes_nothing(collector, ask, who, path, method, status):
+    collector.deliver(App().lines)
+    assert ask(path, who, method).status_code == status
+
+
+def test_a_token_that_reads_too_much_has_to_wait(tmp_path):
+    limits = Limits(reads_per_second=2)
+    with Collector(settings_for(tmp_path, tokens=parse_tokens(TOKENS), limits=limits)) as collector:
+        client = TestClient(create_app(collector))
+        headers = {"authorization": "Bearer aud-0123456789abcdef"}
+        answers = [client.get("/v1/status", headers=headers) for _ in range(6)]
+        assert [answer.status_code for answer in answers][:4] == [200] * 4
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert client.get("/v1/records", headers={"authorization": "Bearer rea-0123456789abcdef"}).status_code == 200
+
+
+def test_what_the_committer_cannot_take_is_counted_again():
+    taken, is_busy = [], [True]
+
+    def submit(batch):
+        if is_busy[0]:
+            raise busy("queue-full", "later")
+        taken.extend(batch.said)
+
+    accesses = Accesses(submit)
+    accesses.note("aud", "read", "default/2026h2", "::1")
+    accesses.flush()
+    is_busy[0] = False
+    accesses.stop()
+    assert [(each.payload.by, each.payload.count) for each in taken] == [("aud", 1)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * MAX_KEYS), st.just("read"))))
+def test_no_access_is_lost_however_many_there_are(seen):
+    book = AccessBook()
+    for name, kind in seen:
+        book.note(Key(str(name), kind, "x", "::1"), "t")
+    taken = book.take()
+    assert sum(each.count for each in taken) == len(seen)
+    assert book.take() == []
+
+
+def test_a_flood_of_names_costs_bounded_memory():
+    book = AccessBook()
+    for number in range(5 * MAX_KEYS):
+        book.note(Key("unknown", "denied", f"/{number}", "::1"), "t")
+    taken = book.take()
+    assert len(taken) == MAX_KEYS + 1
+    assert max(taken, key=lambda each: each.count).what == OTHERS
+
+
+@given(st.lists(st.floats(0, 5), max_size=60), st.integers(1, 5))
+def test_no_name_gets_more_than_its_rate_and_burst(pauses, rate):
+    now = [0.0]
+    limit = RateLimit(rate, 2 * rate, clock=lambda: now[0])
+    granted = 0
+    for pause in pauses:
+        now[0] += pause
+        wait = limit.wait("a")
+        granted += wait == 0
+        assert 0 <= wait <= 1 / rate + 1e-9
+    assert granted <= 2 * rate + now[0] * rate + 1e-6
