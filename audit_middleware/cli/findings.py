@@ -22,14 +22,18 @@ url_option = click.option("--url", help="The collector (default: AUDIT_COLLECTOR
 
 
 @click.group("findings", invoke_without_command=True)
+@url_option
+@json_option
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, url: str | None, as_json: bool) -> None:
     """Look into what the integrity monitor of a collector found, and see to it.
 
     Without a command: the findings that are not resolved.
     """
     if context.invoked_subcommand is None:
-        context.invoke(list_)
+        context.invoke(list_, url=url, as_json=as_json)
+    elif url is not None or as_json:
+        raise click.UsageError(f"give --url and --json behind {context.invoked_subcommand}")
 
 
 @command.command("list")

@@ -104,7 +104,7 @@ class Desk:
             span.set_attribute("audit.entries", sum(len(part.lines) for part in group.parts))
             span.set_attribute("audit.batches", len(batches))
         for batch in batches:
-            self._resolve(batch, group.log_of(""), notes)
+            self._resolve(batch, group, notes)
 
     def _new_group(self) -> Group:
         self._index.require_sound()
@@ -245,11 +245,11 @@ class Desk:
         log = self._logs.current(self.clock(), self._policy.own_class)
         return counters(self._seen, self._recorded, log.ledger.size)
 
-    def _resolve(self, batch: Batch, log: Log, notes: Mapping[str, bytes]) -> None:
+    def _resolve(self, batch: Batch, group: Group, notes: Mapping[str, bytes]) -> None:
         if batch.problem is not None:
             batch.done.set_exception(batch.problem)
             return
-        answer = make_answer(batch.verdicts, self._log_answers(batch, log, notes))
+        answer = make_answer(batch.verdicts, self._log_answers(batch, group, notes))
         self._seen += len(batch.lines)
         self._recorded += answer.accepted
         if batch.lines:
@@ -257,9 +257,15 @@ class Desk:
         batch.done.set_result(answer)
 
     @staticmethod
-    def _log_answers(batch: Batch, log: Log, notes: Mapping[str, bytes]) -> list[LogAnswer]:
-        """Name the logs of the lines, of duplicates too, whose receipts must be as good; without any, ``log``."""
-        logs = {judged.log.path: judged.log for judged in batch.verdicts if judged.log is not None} or {log.path: log}
+    def _log_answers(batch: Batch, group: Group, notes: Mapping[str, bytes]) -> list[LogAnswer]:
+        """Name the logs of the lines, of duplicates too, whose receipts must be as good.
+
+        Lines that are all in quarantine have none; their sender gets the checkpoint of the default class.
+        """
+        logs = {judged.log.path: judged.log for judged in batch.verdicts if judged.log is not None}
+        if batch.lines and not logs:
+            log = group.log_of("")
+            logs = {log.path: log}
         return [
             log_answer(each, notes.get(path, each.ledger.checkpoint), batch.placed.get(path, range(0)), batch.sizes)
             for path, each in logs.items()

@@ -190,13 +190,18 @@ class Index:
         return leaf
 
     def forget(self, origin: str) -> None:
-        """Drop the rows of a log whose entries have expired; where streams stand is kept. Raises `StorageError`."""
+        """Drop the rows of a log whose entries have expired; where streams stand is kept. Raises `StorageError`.
+
+        Their pages are overwritten, and so is what the write-ahead log still has of them.
+        """
         self.flush()
+        self._all("PRAGMA secure_delete = ON")
         number = self.log_number(origin)
         first, last = entry_id(number, 0) >> PART_BITS, entry_id(number + 1, 0) >> PART_BITS
         for (part,) in self._all("SELECT number FROM parts WHERE number >= ? AND number < ?", first, last):
             self._all(f"DROP TABLE records_{part}")
             self._all("DELETE FROM parts WHERE number = ?", part)
+        self._all("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _one(self, sql: str, *values: object) -> Row | None:
         return next(iter(self._all(sql, *values)), None)

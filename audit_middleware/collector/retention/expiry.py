@@ -31,6 +31,7 @@ from audit_middleware.verify.expired import FILE, ExpiredLog, ExpiredStream, enc
 from audit_middleware.verify.quarantine import PASSED_OVER
 
 EXPIRING: Final = "expiring"
+WRITE_AHEAD: Final = ".write-ahead"
 
 
 @dataclass(slots=True)
@@ -126,7 +127,12 @@ def declare_expired(folder: Path) -> None:
 
 
 def remove_entries(log: FinishedLog) -> int:
-    """Remove bundles and full tiles of leaf hashes; return how many files there were. May be repeated."""
+    """Remove bundles and full tiles of leaf hashes; return how many files there were. May be repeated.
+
+    The last commit's write-ahead holds entries too, and goes first.
+    """
+    with storage_errors(f"cannot remove {log.folder / WRITE_AHEAD}"):
+        (log.folder / WRITE_AHEAD).unlink(missing_ok=True)
     count = 0
     for key in list(_to_go(log.store, log.size)):
         log.store.discard(key)

@@ -366,3 +366,20 @@ def test_the_patrol_calls_no_expired_log_damaged(years):
     patroller._pass_at = 0.0
     patroller.turn()
     assert [each for each in reported if isinstance(each, Damage)] == []
+
+
+def test_nothing_of_an_expired_record_is_left_in_the_data_folder(years):
+    """Not in the last commit's write-ahead, and not in free pages of the index."""
+    app = App()
+    for number in range(600):
+        app.request(principal={"id": f"eve-{number}@example.com", "type": "user", "auth": "bearer"})
+    years.deliver(app.lines, "2023-05-01")
+    assert years.apply() == ["default/2023h1"]
+    years.again()
+    holding = [path.name for path in years.data.rglob("*") if path.is_file() and b"@example.com" in path.read_bytes()]
+    assert holding == []
+
+
+def test_what_the_collector_says_alone_begins_no_log_of_another_class(years):
+    years.retention.place(hold())
+    assert [log.path.partition("/")[0] for log in years.collector.logs] == ["collector"]
