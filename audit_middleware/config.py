@@ -149,6 +149,8 @@ class Settings:
     )
     gzip: Gzip = _setting("auto", "Compress batches: on, off, or auto (not to loopback).", _choice(*get_args(Gzip)))
     ca_file: Path | None = _setting(None, "PEM file of the CA that signed the collector's certificate.", Path)
+    client_cert: Path | None = _setting(None, "PEM file with the certificate that is shown to the collector.", Path)
+    client_key: Path | None = _setting(None, "PEM file with its key, mode 0600; unset: it is in the same file.", Path)
 
     def keyring(self) -> Keyring:
         """Return the configured keys, else the development key; raise `ConfigurationError` for bad ones."""
@@ -234,6 +236,16 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.startswith("AUDIT_") and name not in known)
 
 
+def _tls_problems(settings: Settings) -> Iterator[Problem]:
+    if settings.ca_file is not None and not settings.ca_file.is_file():
+        yield Problem("audit.E011", f"the CA file {settings.ca_file} is not there", "set AUDIT_CA_FILE to a PEM file")
+    for name, file in (("AUDIT_CLIENT_CERT", settings.client_cert), ("AUDIT_CLIENT_KEY", settings.client_key)):
+        if file is not None and not file.is_file():
+            yield Problem("audit.E014", f"the file {file} is not there", f"set {name} to a PEM file")
+    if settings.client_key is not None and settings.client_cert is None:
+        yield Problem("audit.E014", "AUDIT_CLIENT_KEY is the key of no certificate", "set AUDIT_CLIENT_CERT too")
+
+
 def problems(settings: Settings) -> Iterator[Problem]:
     """Yield what contradicts itself or will not work; ``E`` stops at start-up, ``W`` is announced."""
     if settings.keys is not None and settings.key_file is not None:
@@ -249,8 +261,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
             yield Problem("audit.E007", f"collector {url!r} is no http(s) URL", "write http://HOST:PORT")
     if settings.token is not None and not _BEARER.fullmatch(settings.token):
         yield Problem("audit.E010", "the token holds characters no header can carry", "copy AUDIT_TOKEN again")
-    if settings.ca_file is not None and not settings.ca_file.is_file():
-        yield Problem("audit.E011", f"the CA file {settings.ca_file} is not there", "set AUDIT_CA_FILE to a PEM file")
+    yield from _tls_problems(settings)
     if settings.durability == "memory" and not settings.collector_url:
         yield Problem("audit.E009", "durability is memory, but no collector is named", "set AUDIT_COLLECTOR_URL")
     elif settings.durability == "memory":

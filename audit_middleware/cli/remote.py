@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from audit_middleware import config
 from audit_middleware.cli.ledgers import Target, Trust, read_vkeys
 from audit_middleware.errors import ConfigurationError, DeliveryError
+from audit_middleware.shipping.delivery import TLSFiles
 from audit_middleware.tlog.note import Verifier
 from audit_middleware.tlog.reader import LogReader
 from audit_middleware.verify.expired import FILE as EXPIRED
@@ -35,9 +37,14 @@ class Remote:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self.url = url.rstrip("/")
         try:
-            self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30.0)
+            verify = TLSFiles.of(config.load()).context() if self.url.startswith("https://") else True
+            self._client = httpx.Client(
+                base_url=self.url, headers=headers, verify=verify, trust_env=False, timeout=30.0
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigurationError(f"{url} is no URL of a collector: {error}") from error
+        except OSError as error:
+            raise ConfigurationError(f"AUDIT_CA_FILE, AUDIT_CLIENT_CERT or AUDIT_CLIENT_KEY: {error}") from error
 
     def get(self, path: str, parameters: Mapping[str, Any] | None = None) -> httpx.Response | None:
         """Return the answer to a GET, None for 404; raise `DeliveryError` for anything but success."""

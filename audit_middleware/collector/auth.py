@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -24,13 +24,17 @@ _PARTS: Final = (3, 4)  # name:token:services[:roles]
 
 
 class TokenSetting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One token as configured: its SHA-256 in hex, or the token itself."""
+    """One token as configured: its SHA-256 in hex, or the token itself; or the name in a client's certificate, or both.
+
+    ``certificate`` is a DNS name or URI of the certificate's subjectAltName, or its common name.
+    """
 
     name: str
     services: list[str]
     roles: list[Role] = msgspec.field(default_factory=lambda: ["ingest"])
     sha256: str | None = None
     token: str | None = None
+    certificate: str | None = None
 
     def __repr__(self) -> str:
         return f"TokenSetting(name={self.name!r}, services={self.services!r}, roles={self.roles!r})"
@@ -67,36 +71,56 @@ class Caller:
 OPEN_DOOR: Final = Caller(ANONYMOUS, frozenset({EVERY}), frozenset({"ingest", "reader", "admin"}))
 
 
+class _Known(NamedTuple):
+    digest: bytes | None
+    certificate: str | None
+    caller: Caller
+
+    @property
+    def proof(self) -> bytes | str | None:
+        """What tells callers apart."""
+        return self.digest or self.certificate
+
+
 class Tokens:
     """All tokens of a collector; without any, everybody is `OPEN_DOOR`."""
 
     def __init__(self, settings: Sequence[TokenSetting]) -> None:
-        self._callers: list[tuple[bytes, Caller]] = []
+        self._callers: list[_Known] = []
         for setting in settings:
-            digest = _digest(setting)
-            if any(known == digest or caller.name == setting.name for known, caller in self._callers):
+            digest, certificate = _digest(setting), setting.certificate
+            proof = digest or certificate
+            if any(known.proof == proof or known.caller.name == setting.name for known in self._callers):
                 raise ConfigurationError(f"token {setting.name!r} is there twice; a name belongs to one token")
             caller = Caller(setting.name, frozenset(setting.services), frozenset(setting.roles))
-            self._callers.append((digest, caller))
+            self._callers.append(_Known(digest, certificate, caller))
 
     def __bool__(self) -> bool:
         return bool(self._callers)
 
-    def authenticate(self, authorization: str | None) -> Caller:
-        """Return the caller that an ``Authorization`` header proves; raise `Problem` 401.
+    def authenticate(self, authorization: str | None, certificate: frozenset[str] = frozenset()) -> Caller:
+        """Return the caller that an ``Authorization`` header proves, or the names in a verified ``certificate``.
 
-        Every token is compared, so that time tells nothing about which one came close.
+        Raises `Problem` 401. Every token is compared, so that time tells nothing about which one came close.
         """
         if not self._callers:
             return OPEN_DOOR
+        if authorization is None:
+            shown = [
+                known.caller for known in self._callers if known.digest is None and known.certificate in certificate
+            ]
+            if shown:
+                return shown[0]
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthorized("send Authorization: Bearer <token>")
         given = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        found = [caller for digest, caller in self._callers if hmac.compare_digest(digest, given)]
+        found = [known for known in self._callers if hmac.compare_digest(known.digest or b"", given)]
         if not found:
             raise _unauthorized("this token is not known here")
-        return found[0]
+        if found[0].certificate is not None and found[0].certificate not in certificate:
+            raise _unauthorized("this token comes with a client certificate, which was not shown")
+        return found[0].caller
 
 
 def parse_tokens(text: str, *, origin: str = "AUDIT_TOKENS") -> list[TokenSetting]:
@@ -115,12 +139,16 @@ def parse_tokens(text: str, *, origin: str = "AUDIT_TOKENS") -> list[TokenSettin
     return settings
 
 
-def _digest(setting: TokenSetting) -> bytes:
+def _digest(setting: TokenSetting) -> bytes | None:
     where = f"token {setting.name!r}"
     if not setting.name or not all(setting.services) or not setting.services:
         raise ConfigurationError(f"{where}: needs a name and at least one service, or '*'")
+    if setting.certificate is not None and setting.token is None and setting.sha256 is None:
+        if not setting.certificate:
+            raise ConfigurationError(f"{where}: certificate is a name in the client's certificate")
+        return None
     if (setting.token is None) == (setting.sha256 is None):
-        raise ConfigurationError(f"{where}: give either token or sha256")
+        raise ConfigurationError(f"{where}: give either token or sha256, or certificate")
     if setting.token is not None:
         if len(setting.token) < MIN_TOKEN:
             raise ConfigurationError(f"{where}: a token has at least {MIN_TOKEN} characters")

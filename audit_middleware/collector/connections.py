@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from typing import Final
+import ssl
+from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.routes import CERTIFICATE
 
 RESERVED: Final = 160  # descriptors for ledger, index, quarantine, searches, and connections just accepted
 FEWEST: Final = 8
@@ -29,6 +31,19 @@ def allowed_connections(limit: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return limit if soft == resource.RLIM_INFINITY else max(FEWEST, min(limit, soft - RESERVED))
+
+
+def names_of(connection: ssl.SSLObject | None) -> frozenset[str]:
+    """Return the names in the certificate that a client showed and the handshake verified; none without one.
+
+    DNS names and URIs of the subjectAltName (RFC 5280, 4.2.1.6), and common names of the subject.
+    """
+    shown: Any = connection.getpeercert() if connection is not None else None
+    if not shown:
+        return frozenset()
+    alternative = {name for kind, name in shown.get("subjectAltName", ()) if kind in {"DNS", "URI"}}
+    common = {value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"}
+    return frozenset(alternative | common)
 
 
 class Doorkeeper:
@@ -71,8 +86,17 @@ class GuardedProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Take a connection, or refuse it in words."""
+        """Take a connection, or refuse it in words; requests carry the names of the client's certificate."""
         super().connection_made(transport)
+        names = names_of(transport.get_extra_info("ssl_object"))
+        if names:
+            inner = self.app
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own types
+                scope[CERTIFICATE] = names
+                await inner(scope, receive, send)
+
+            self.app = app
         if self.keeper.admits(len(self.connections)):
             self._wait_for_head()
         else:

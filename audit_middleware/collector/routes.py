@@ -18,6 +18,8 @@ from audit_middleware.collector.problems import Problem, busy, problem_response
 from audit_middleware.record import AccessKind
 
 SIGNATURE: Final = "Audit-Collector"
+CERTIFICATE: Final = "audit_middleware.certificate"
+"""Where the names of a client's verified certificate lie in a scope."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -35,7 +37,8 @@ def caller_of(request: Request, role: Role) -> Caller:
     collector, source = collector_of(request), source_of(request)
     name = NOBODY
     try:
-        caller = collector.tokens.authenticate(request.headers.get("authorization"))
+        names = request.scope.get(CERTIFICATE, frozenset())
+        caller = collector.tokens.authenticate(request.headers.get("authorization"), names)
         name = caller.name
         caller.require(role)
     except Problem:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import collector_of, reader_of
+from audit_middleware.collector.routes import CERTIFICATE, collector_of, reader_of
 from audit_middleware.errors import BadLedger
 from audit_middleware.tlog.tiles import parse_path
 from audit_middleware.verify.expired import FILE as EXPIRED
@@ -59,7 +59,8 @@ async def vkeys(request: Request) -> Response:
     """Serve the verifier keys of all logs, one a line; to every token, because who delivers pins them."""
     collector = collector_of(request)
     if not collector.settings.public_log:
-        collector.tokens.authenticate(request.headers.get("authorization"))
+        names = request.scope.get(CERTIFICATE, frozenset())
+        collector.tokens.authenticate(request.headers.get("authorization"), names)
     text = "".join(f"{vkey}\n" for vkey in collector.vkeys)
     return Response(text, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from audit_middleware.collector.app import START_WAIT, create_app
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.connections import Doorkeeper
-from audit_middleware.collector.settings import CollectorSettings
+from audit_middleware.collector.settings import CollectorSettings, TLSSettings
 from audit_middleware.errors import ConfigurationError
 
 GRACE: Final = 2  # seconds open requests get after SIGTERM
@@ -36,7 +37,7 @@ def serve(settings: CollectorSettings, announce: Announce = lambda _collector, _
     with bind(settings.host, settings.port) as listener, Collector(settings).open(wait=START_WAIT) as collector:
         server = _Server(_config(collector))
         signals.server = server
-        announce(collector, url_of(listener))
+        announce(collector, url_of(listener, settings.tls))
         server.should_exit = signals.has_come
         server.run(sockets=[listener])
 
@@ -52,10 +53,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, tls: TLSSettings | None = None) -> str:
     """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls is not None else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Signals:
@@ -88,6 +90,12 @@ class _Server(uvicorn.Server):
 
 
 def _config(collector: Collector) -> uvicorn.Config:
+    tls = collector.settings.tls
+    secure: dict[str, Any] = {}
+    if tls is not None:
+        asks = ssl.CERT_OPTIONAL if tls.client_ca else ssl.CERT_NONE  # a token is enough where none is bound to one
+        secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key, "ssl_ca_certs": tls.client_ca}
+        secure["ssl_cert_reqs"] = asks
     return uvicorn.Config(
         create_app(collector),
         http=Doorkeeper(collector.settings.limits).protocol(),
@@ -99,4 +107,5 @@ def _config(collector: Collector) -> uvicorn.Config:
         lifespan="on",
         timeout_graceful_shutdown=GRACE,
         log_level="warning",
+        **secure,
     )

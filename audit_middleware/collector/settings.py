@@ -36,6 +36,21 @@ MAX_PORT: Final = 65535
 _TABLE: Final = re.compile(r"(retention|tokens)\[(\d+)\]")
 
 
+class TLSSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PEM files of the collector's certificate and key; ``client_ca`` signs the certificates of clients."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+    def require_files(self) -> None:
+        """Raise `ConfigurationError` for a file that is not there."""
+        for name in ("certificate", "key", "client_ca"):
+            file = getattr(self, name)
+            if file is not None and not Path(file).is_file():
+                raise ConfigurationError(f"tls.{name}: {file} is not there")
+
+
 class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The members of the TOML file; each is named the same as an explicit value."""
 
@@ -48,6 +63,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    tls: TLSSettings | None = None
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
@@ -66,6 +82,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     public_log: bool = False
     tokens: list[TokenSetting] = []
     limits: Limits = Limits()
+    tls: TLSSettings | None = None
     retention: list[RetentionSetting] = []
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
@@ -73,6 +90,10 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         Policy(self.retention)
+        if self.tls is not None:
+            self.tls.require_files()
+        if any(each.certificate for each in self.tokens) and (self.tls is None or self.tls.client_ca is None):
+            raise ConfigurationError("a token names a client certificate: set tls.client_ca to the CA that signs them")
         if not self.tokens and not is_loopback(self.host):
             raise ConfigurationError(
                 f"listening on {self.host} without tokens would let everybody deliver and read: "
@@ -115,6 +136,7 @@ def read_settings(
         public_log=declared.public_log,
         tokens=declared.tokens,
         limits=declared.limits,
+        tls=declared.tls,
         retention=declared.retention,
         retention_sweep=declared.retention_sweep,
         store=declared.store,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from audit_middleware._version import __version__
+from audit_middleware.config import Settings
 from audit_middleware.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -52,16 +53,43 @@ class Transport(Protocol):
         """Let connections go."""
 
 
+class TLSFiles(NamedTuple):
+    """PEM files: the CA that is trusted, the usual ones if None; the certificate that is shown, and its key."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> TLSFiles:
+        """Return the files that settings name."""
+        return cls(settings.ca_file, settings.client_cert, settings.client_key)
+
+    def context(self) -> ssl.SSLContext | bool:
+        """Return what httpx verifies with. Raises ``OSError`` (``ssl.SSLError`` is one) for files that are none."""
+        if self.ca is None and self.certificate is None:
+            return True
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
 class HTTPTransport:
     """Delivers over HTTP with httpx, which is imported with the first batch. Kept to one URL until that fails."""
 
     def __init__(
-        self, urls: tuple[str, ...], *, token: str | None, compress: str = "auto", ca_file: Path | None = None
+        self,
+        urls: tuple[str, ...],
+        *,
+        token: str | None,
+        compress: str = "auto",
+        tls: TLSFiles = TLSFiles(),  # noqa: B008 - immutable
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         self._token = token
         self._compress = compress
-        self._ca_file = ca_file
+        self._tls = tls
         self._client: httpx.Client | None = None
         self._failures = 0
         self.read_timeout_s = READ_S
@@ -132,7 +160,7 @@ class HTTPTransport:
         """The CA file given, else the usual ones; none are loaded, which takes 80 ms, when no URL is https."""
         if not any(url.startswith("https://") for url in self._urls):
             return False
-        return ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
+        return self._tls.context()
 
     def _read(self, response: httpx.Response, deadline: float) -> bytes:
         """Read an answer that is neither endless nor dripping: the read timeout bounds one read, not all of them."""

@@ -14,7 +14,7 @@ from audit_middleware.config import Settings
 from audit_middleware.errors import ConfigurationError, JournalError
 from audit_middleware.journal.outbox import Outbox
 from audit_middleware.journal.spool import Spool
-from audit_middleware.shipping.delivery import HTTPTransport
+from audit_middleware.shipping.delivery import HTTPTransport, TLSFiles
 from audit_middleware.shipping.receipt import LogPins
 from audit_middleware.shipping.shipper import Deliverable, Shipper
 from audit_middleware.tlog.checkpoint import Checkpoint
@@ -159,7 +159,7 @@ def dispatch_for(
     Raises `ConfigurationError` for a configured log key that is none.
     """
     transport = HTTPTransport(
-        settings.collector_url, token=settings.token, compress=settings.gzip, ca_file=settings.ca_file
+        settings.collector_url, token=settings.token, compress=settings.gzip, tls=TLSFiles.of(settings)
     )
     pins = load_pins(spool, settings.log_keys)
     shipper = Shipper(transport, pins, spool.keep_aside)

@@ -20,7 +20,7 @@ from audit_middleware.errors import AuditError, JournalError
 from audit_middleware.journal.lifecycle import Announcer
 from audit_middleware.journal.recorder import Recorder
 from audit_middleware.journal.spool import Spool
-from audit_middleware.shipping.delivery import HTTPTransport
+from audit_middleware.shipping.delivery import HTTPTransport, TLSFiles
 from audit_middleware.shipping.dispatch import Dispatch, dispatch_for
 from audit_middleware.shipping.receipt import LogPins
 from audit_middleware.shipping.shipper import Deliverable, Item, Shipper
@@ -218,7 +218,7 @@ class _MemoryLine(_Line):
     def __init__(self, settings: Settings, recorder: Recorder) -> None:
         self._recorder = recorder
         transport = HTTPTransport(
-            settings.collector_url, token=settings.token, compress=settings.gzip, ca_file=settings.ca_file
+            settings.collector_url, token=settings.token, compress=settings.gzip, tls=TLSFiles.of(settings)
         )
         pins = LogPins()
         pins.pin(settings.log_keys)
