@@ -11,11 +11,9 @@ from audit_middleware.sealing.parse import parse_rec
 def forget_what_was_seen() -> None:
     judge_frame = Judge._judge_frame
 
-    def judged(self, line, name, frame, caller, log):
-        found = judge_frame(self, line, name, frame, caller, log)
-        if isinstance(found, Entry):
-            return found
-        return Entry(self._streams.find(frame.stream).number, frame, parse_rec(line, frame))
+    def judged(self, line, name, frame, caller, log_of):
+        entry, log = judge_frame(self, line, name, frame, caller, log_of)
+        return entry or Entry(self._streams.find(frame.stream).number, frame, parse_rec(line, frame)), log
 
     Judge._judge_frame = judged
 

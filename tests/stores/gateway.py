@@ -28,11 +28,12 @@ class Version:
     mode: str | None = None
     until: datetime | None = None
     tags: str = ""
+    is_held: bool = False
     checksum: str | None = None
 
     @property
     def is_locked(self) -> bool:
-        return self.until is not None and self.until > datetime.now(UTC)
+        return self.is_held or (self.until is not None and self.until > datetime.now(UTC))
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Gateway:
             if mode and LOCK not in self.ignores:
                 version.mode = mode
                 version.until = _time(headers["x-amz-object-lock-retain-until-date"])
+            version.is_held = headers.get("x-amz-object-lock-legal-hold") == "ON"
             if VERSIONS in self.ignores:
                 self.objects[key] = [version]
             else:
@@ -180,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             return self._get(key, query)
         gateway = self.gateway
-        if self.command == "PUT" and query.keys() & {"retention", "tagging"}:
+        if self.command == "PUT" and query.keys() & {"retention", "tagging", "legal-hold"}:
             return self._change(key, query, data)
         if self.command == "PUT":
             status, made = gateway.put(key, data, self.headers)
@@ -196,9 +198,12 @@ class _Handler(BaseHTTPRequestHandler):
             until = _time(texts["RetainUntilDate"])
             status = self.gateway.retain(key, query.get("versionId"), texts["Mode"], until)
             return (status, b"", {}) if status == 200 else _problem(status, "AccessDenied")
-        found = self.gateway.latest(key)
+        found = self.gateway.find(key, query.get("versionId"))
         if found is None:
             return _problem(404, "NoSuchKey")
+        if "legal-hold" in query:
+            found.is_held = texts["Status"] == "ON"
+            return 200, b"", {}
         found.tags = f"{texts['Key']}={texts['Value']}"
         return 200, b"", {}
 

@@ -19,6 +19,7 @@ from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.retention.policy import RetentionSetting
 from audit_middleware.collector.storage import stores
 from audit_middleware.errors import ConfigurationError, StorageError
+from audit_middleware.record import Held
 from audit_middleware.tlog.reader import LogReader
 from tests.collector.kit import PERIOD, App, admitted, own_lines, settings_for
 from tests.stores.gateway import EVERYTHING
@@ -334,3 +335,30 @@ def test_a_bucket_that_stops_being_worm_is_a_finding(tmp_path, gateway, monkeypa
         gateway.ignores = frozenset()
         collector.monitoring.patroller._ask_stores()
         wait_until(lambda: [each.state for each in collector.findings() if each.kind == "worm"] == ["resolved"])
+
+
+def test_what_is_held_is_held_by_the_bucket_too(tmp_path, gateway):
+    given = settings_for(tmp_path, store=s3_settings(gateway.endpoint, retain="1d"))
+    held = Held("audit-collector", "c-1", "placed", "litigation", "ann", services=["orders"])
+    app = App()
+    app.requests(5)
+
+    def states(path):
+        return {
+            each[-1].is_held for key, each in gateway.objects.items() if key.startswith(f"ledgers/audit.test/{path}")
+        }
+
+    with Collector(given) as collector:
+        collector.deliver(app.lines[:3])
+        collector.retention.place(held)
+        assert states("default/") == {True}
+        collector.deliver(app.lines[3:])
+        assert states("default/") == {True}  # what came after the hold, too
+    with Collector(given) as collector:
+        wait_until(lambda: collector.retention._mirrored.get(f"default/{PERIOD}"))
+        collector.deliver(App().lines)
+        assert states("default/") == {True}
+        collector.retention.release("c-1", "ann", "settled")
+        assert states("default/") == {True}
+        collector.retention.release("c-1", "bob", "settled")
+        assert states("default/") == {False}

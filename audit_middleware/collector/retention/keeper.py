@@ -17,9 +17,10 @@ from audit_middleware.collector.index import Index
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.retention.expiry import declare_expired, remove_entries, write_inventory
-from audit_middleware.collector.retention.holds import HoldBook, covers
-from audit_middleware.collector.retention.plan import Candidate, Item, Plan, make_plan
+from audit_middleware.collector.retention.holds import HoldBook, covers, may_cover
+from audit_middleware.collector.retention.plan import Candidate, Item, Plan, make_plan, services_in
 from audit_middleware.collector.retention.policy import OWN_CLASS, Policy, following, period_of
+from audit_middleware.collector.storage import HoldingStore
 from audit_middleware.errors import AuditError, ConfigurationError
 from audit_middleware.record import COLLECTOR_SERVICE, Held, Payload, Retained
 from audit_middleware.sealing.keys import Keyring
@@ -66,12 +67,13 @@ class Retention:
         self._turn = threading.Lock()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._mirrored: dict[str, bool] = {}
 
     def start(self) -> None:
-        """Finish what a crash cut off, and sweep from now on; called again after a recovery."""
+        """Finish what a crash cut off; hold and sweep from now on. Called again after a recovery."""
         for finished in list(self._logs.finished.values()):
             remove_entries(finished)
-        if self._sweeps and self._thread is None:
+        if self._thread is None:
             self._thread = threading.Thread(target=self._sweep, name="audit-retention", daemon=True)
             self._thread.start()
 
@@ -191,7 +193,25 @@ class Retention:
 
     def _say_held(self, held: Held) -> Held:
         self._say("hold", held)
+        self._mirror()
         return held
+
+    def _mirror(self) -> None:
+        """Let stores that can hold files by themselves do so; what fails is tried again with the next sweep."""
+        try:
+            holds = self._book().standing
+            for log in self._logs:
+                self._mirror_log(log, any(may_cover(held, self._services(log), log.period) for held in holds))
+        except (AuditError, OSError) as error:
+            _log.error("retention: the store could not be told what is held: %s", error)
+
+    def _mirror_log(self, log: Log, is_held: bool) -> None:  # noqa: FBT001 - a fact of the log
+        if isinstance(log.store, HoldingStore) and self._mirrored.get(log.path, False) != is_held:
+            log.store.hold(is_held=is_held)
+            self._mirrored[log.path] = is_held
+
+    def _services(self, log: Log) -> list[str] | None:
+        return services_in(self.policy, log.class_)
 
     def _say(self, type_: str, payload: Payload) -> None:
         """Put a record of the collector's own into the ledger; it is durable when this returns."""
@@ -201,9 +221,12 @@ class Retention:
 
     def _sweep(self) -> None:
         wait = FIRST_SWEEP_SECONDS
+        self._mirror()
         while not self._over.wait(wait):
             wait = SWEEP_SECONDS
-            self.sweep()
+            self._mirror()
+            if self._sweeps:
+                self.sweep()
 
     def sweep(self) -> None:
         """Delete what the policy lets go now; what goes wrong is logged, and tried again an hour later.

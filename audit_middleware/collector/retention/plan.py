@@ -62,7 +62,7 @@ def make_plan(policy: Policy, logs: Iterable[Candidate], holds: Iterable[Held], 
 
 def _judge(policy: Policy, log: Candidate, holds: list[Held], now: datetime) -> Item:
     keep, expires = policy.keep(log.class_), policy.expires(log.class_, log.period)
-    cases = [held.case for held in holds if may_cover(held, _services(policy, log.class_), log.period)]
+    cases = [held.case for held in holds if may_cover(held, services_in(policy, log.class_), log.period)]
     verdict: Verdict = "keep"
     if log.class_ == OWN_CLASS:
         why = "says what was held and what was deleted"
@@ -80,6 +80,6 @@ def _judge(policy: Policy, log: Candidate, holds: list[Held], now: datetime) -> 
     return Item(log.class_, log.period, log.origin, log.size, log.root, str(keep), shown, verdict, why)
 
 
-def _services(policy: Policy, class_: str) -> list[str] | None:
+def services_in(policy: Policy, class_: str) -> list[str] | None:
     """Return whose records a class can hold. A service may have belonged to another class once: inside, all is read."""
     return None if class_ == DEFAULT_CLASS else policy.services_of(class_)

@@ -50,6 +50,14 @@ class RetainingStore(Store, Protocol):
         """Guard these for as long as everything else; one that is not there needs no guard."""
 
 
+@runtime_checkable
+class HoldingStore(Store, Protocol):
+    """A store that can keep files from deletion for as long as a case needs them, whatever their retention."""
+
+    def hold(self, *, is_held: bool) -> None:
+        """Hold everything that is there and that comes, or nothing any more. May be repeated."""
+
+
 def put_all(store: Store, files: Sequence[tuple[str, bytes]]) -> None:
     """Store every (key, data); all are durable when this returns.
 

@@ -92,6 +92,7 @@ class S3Store:
     ) -> None:
         self.strange: dict[str, str] = {}
         self._ask_again = ask_again
+        self._is_held = False
         self._bucket = bucket
         self._prefix = prefix
         self._retention = retention
@@ -110,7 +111,7 @@ class S3Store:
             return  # such a bucket may ignore the precondition; this is no help against a race, but one writes
         for _ in range(_ROUNDS):
             try:
-                self._bucket.put(name, data, lock=lock)
+                self._bucket.put(name, data, lock=lock, is_held=self._is_held)
             except Refused as error:
                 if error.status not in TAKEN:
                     raise
@@ -157,6 +158,17 @@ class S3Store:
         """Lock these partial tiles for as long as everything else, because nothing may follow them."""
         if self._retention is not None:
             _finish([self._pool.submit(self._keep, key, self._retention.whole()) for key in keys])
+
+    def hold(self, *, is_held: bool) -> None:
+        """Place S3's own legal hold on every version, and on what is put from now on; or lift it."""
+        if self._retention is None:
+            return  # a bucket without locks has no holds
+        self._is_held = is_held
+        versions = [version for version in self._bucket.versions(self._prefix) if not version.is_marker]
+        _finish([self._pool.submit(self._hold, version, is_held) for version in versions])
+
+    def _hold(self, version: Version, is_held: bool) -> None:  # noqa: FBT001 - an argument of a pool's
+        self._bucket.hold(version.key, version.id, is_held=is_held)
 
     def worm_failure(self) -> str | None:
         """Return what shows that the bucket does not keep what it is told to keep; None while nothing does."""

@@ -82,12 +82,21 @@ class Bucket:
         self._client = _connect(settings)
 
     def put(
-        self, key: str, data: bytes, *, lock: Lock | None = None, is_passing: bool = False, checksum: str | None = None
+        self,
+        key: str,
+        data: bytes,
+        *,
+        lock: Lock | None = None,
+        is_passing: bool = False,
+        is_held: bool = False,
+        checksum: str | None = None,
     ) -> str | None:
         """Create an object and return its version. Raises `Refused` 412 or 409 when the key is taken."""
         more: dict[str, Any] = {"Tagging": "=".join(PASSING)} if is_passing else {}
         if lock is not None:
             more |= {"ObjectLockMode": lock.mode, "ObjectLockRetainUntilDate": lock.until}
+        if is_held:
+            more |= {"ObjectLockLegalHoldStatus": "ON"}
         with self._errors("put", key):
             answer = self._client.put_object(
                 Bucket=self.name,
@@ -156,6 +165,13 @@ class Bucket:
                 VersionId=version,
                 Retention={"Mode": lock.mode, "RetainUntilDate": lock.until},
                 **more,
+            )
+
+    def hold(self, key: str, version: str, *, is_held: bool) -> None:
+        """Place or lift the legal hold of a version, which keeps it from deletion without an end."""
+        with self._errors("hold" if is_held else "release", key):
+            self._client.put_object_legal_hold(
+                Bucket=self.name, Key=key, VersionId=version, LegalHold={"Status": "ON" if is_held else "OFF"}
             )
 
     def close(self) -> None:
