@@ -158,6 +158,23 @@ def test_partial_tiles_are_locked_for_two_days_and_a_kept_one_for_all(weed, buck
     assert [round(each) for each in days] == [2, 400]
 
 
+def test_what_is_held_carries_the_servers_own_hold_until_it_is_released(weed, bucket, store):
+    store.put("tile/0/000", b"before")
+    store.hold(is_held=True)
+    store.put("tile/0/001", b"after")
+    client = weed.client()
+
+    def states():
+        return [
+            client.get_object_legal_hold(Bucket=bucket, Key=f"{PREFIX}tile/0/{name}")["LegalHold"]["Status"]
+            for name in ("000", "001")
+        ]
+
+    assert states() == ["ON", "ON"]
+    store.hold(is_held=False)
+    assert states() == ["OFF", "OFF"]
+
+
 def test_a_superseded_partial_tile_is_tagged(weed, bucket):
     with OpenStore(store_settings(weed, bucket)) as store:
         store.put("tile/0/000.p/1", b"1")
