@@ -21,7 +21,7 @@ GRPC = 10_000  # SeaweedFS listens there as well, above each port
 STARTS_WITHIN = 90
 IDENTITIES = {
     "admin": ["Admin", "Read", "Write", "List", "Tagging"],
-    "writer": ["Read", "Write", "List", "Tagging", "PutObjectRetention", "GetObjectRetention"],
+    "writer": ["Read", "Write", "List", "Tagging", "PutObjectRetention", "GetObjectRetention", "PutObjectLegalHold"],
     "reader": ["Read", "List"],
 }
 
