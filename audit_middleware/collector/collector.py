@@ -273,7 +273,7 @@ class _Open:
 
     def _new_monitoring(self) -> Monitoring:
         return Monitoring(
-            self._settings.monitor,
+            self._settings,
             self.folder,
             self.logs,
             self.index,
@@ -304,6 +304,7 @@ class _Open:
     def _watch_monitoring(self, monitoring: Monitoring) -> None:
         watch, patroller = self._metrics.watch, monitoring.patroller
         monitoring.watcher.sinks.append(self._metrics.count_transition)
+        monitoring.alerts.count = self._metrics.count_alert
         watch("audit_findings_overflowed", "Observations without room.", lambda: monitoring.watcher.overflowed)
         watch("audit_patrol_bytes", "Bytes read again since the start.", lambda: patroller.bytes)
         watch("audit_patrol_entries", "Entries that this pass has come by.", lambda: patroller.progress().entries)
