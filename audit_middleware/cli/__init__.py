@@ -19,6 +19,7 @@ FAILED: Final = 2
 INTERRUPTED: Final = 130  # 128 + SIGINT
 BROKEN_PIPE: Final = 141  # 128 + SIGPIPE, as of a program that pipes kill
 COMMANDS: Final = {
+    "alerts": "Test whether alerts arrive.",
     "collect": "Run the collector.",
     "config": "Check and explain settings.",
     "demo": "Show the main job on real processes, and prove it.",

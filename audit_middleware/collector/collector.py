@@ -294,7 +294,7 @@ class _Open:
 
     def _new_monitoring(self) -> Monitoring:
         return Monitoring(
-            self._settings.monitor,
+            self._settings,
             self.folder,
             self.logs,
             self.index,

@@ -10,6 +10,7 @@
     DIR/quarantine           lines that were not admitted
     DIR/index.sqlite         the index, rebuilt at any time
     DIR/monitor.json         what the monitor remembers, read from the ledgers when it is gone
+    DIR/alerts/              what each alert sink was told; without it open findings are told again
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ class DataFolder:
     def monitor(self) -> Path:
         """What the monitor remembers."""
         return self.path / "monitor.json"
+
+    @property
+    def alerts(self) -> Path:
+        """Where it is remembered what was told to whom."""
+        return self.path / "alerts"
 
     def write_vkeys(self, vkeys: list[str]) -> None:
         """Replace ``log.vkey``."""

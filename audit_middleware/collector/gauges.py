@@ -46,6 +46,7 @@ def watch_all(
 def _watch_monitoring(metrics: Metrics, monitoring: Monitoring) -> None:
     watch, patroller = metrics.watch, monitoring.patroller
     monitoring.watcher.sinks.append(metrics.count_transition)
+    monitoring.alerts.count = metrics.count_alert
     watch("audit_findings_overflowed", "Observations without room.", lambda: monitoring.watcher.overflowed)
     watch("audit_patrol_bytes", "Bytes read again since the start.", lambda: patroller.bytes)
     watch("audit_patrol_entries", "Entries that this pass has come by.", lambda: patroller.progress().entries)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from audit_middleware.collector.alerts.worker import Result
 from audit_middleware.collector.answer import Answer
 from audit_middleware.collector.monitor.findings import STATES, Transition
 from audit_middleware.collector.monitor.kinds import KINDS
@@ -38,6 +39,23 @@ class Metrics:
             "audit_finding_transitions", "States that findings entered.", ["kind", "change"], registry=registry
         )
 
+        self._alert_messages = Counter(
+            "audit_alert_messages", "Messages to alert sinks.", ["sink", "result"], registry=registry
+        )
+        self._alert_failures = Gauge(
+            "audit_alert_failures", "Failures of a sink in a row.", ["sink", "kind"], registry=registry
+        )
+        self._alert_success = Gauge(
+            "audit_alert_success_seconds",
+            "When a sink took a message, epoch.",
+            ["sink", "kind"],
+            registry=registry,
+        )
+
+    def count_alert(self, sink: str, result: Result) -> None:
+        """Count a message to a sink."""
+        self._alert_messages.labels(sink, result).inc()
+
     def count_transition(self, transition: Transition) -> None:
         """Count that a finding entered a state."""
         self._transitions.labels(transition.finding.kind, transition.change).inc()
@@ -49,6 +67,9 @@ class Metrics:
         self.findings.clear()
         for labels in usual | set(tally):
             self.findings.labels(*labels).set(tally[labels])
+        for status in monitoring.alerts.statuses():
+            self._alert_failures.labels(status.name, status.kind).set(status.failures)
+            self._alert_success.labels(status.name, status.kind).set(status.last_success_at)
 
     def count(self, answer: Answer) -> None:
         """Count what a batch brought."""

@@ -1,4 +1,4 @@
-"""The monitor inside a collector: what it hears and reads, what it puts on record, what it shows."""
+"""The monitor inside a collector: what it hears and reads, what it puts on record, what it shows, whom it tells."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from audit_middleware.collector.alerts.alerts import Alerts
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch, Said
 from audit_middleware.collector.index import Index
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.monitor.clock import Now, real_clock
+from audit_middleware.collector.monitor.findings import Finding
 from audit_middleware.collector.monitor.hall import HeardLog
 from audit_middleware.collector.monitor.heard import Find, Standing
 from audit_middleware.collector.monitor.memory import MonitorFile
 from audit_middleware.collector.monitor.patroller import Patroller
-from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.monitor.watcher import Watcher
+from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.storage import Store
 from audit_middleware.record import COLLECTOR_SERVICE, Payload
 from audit_middleware.tlog.checkpoint import Checkpoint
 from audit_middleware.tlog.note import Verifier
+
+STILL_SECONDS: Final = 30.0
+"""A watcher ticks every second; one that did not for so long stands still."""
 
 _NOBODY: Final = Caller(COLLECTOR_SERVICE, frozenset(), frozenset())
 
@@ -97,11 +102,11 @@ class StreamFinder:
 
 
 class Monitoring:
-    """Watcher and patrol of one open collector, and the `Hall` in which they listen."""
+    """Watcher, patrol and alerts of one open collector, and the `Hall` in which they listen."""
 
     def __init__(
         self,
-        settings: MonitorSettings,
+        settings: CollectorSettings,
         folder: DataFolder,
         logs: Logs,
         index: Index,
@@ -111,23 +116,43 @@ class Monitoring:
         clock: Callable[[], Now] = real_clock,
     ) -> None:
         self._logs = logs
+        self._clock = clock
         self._finder = StreamFinder(index)
         self._submit = submit
         self.is_listening = is_listening
-        self.watcher = Watcher(settings, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
-        self.patroller = Patroller(self._stored, settings.patrol_bytes, self.watcher.report)
+        self.watcher = Watcher(settings.monitor, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
+        self.patroller = Patroller(self._stored, settings.monitor.patrol_bytes, self.watcher.report)
+        self.alerts = Alerts(
+            settings.alerts,
+            folder.alerts,
+            collector=folder.name,
+            seed=folder.seed,
+            look=self.known,
+            is_alive=self.is_alive,
+        )
+        self.watcher.sinks.append(self.alerts.hear)
 
     def start(self) -> None:
-        """Start both."""
+        """Start everything."""
         self.watcher.start()
         self.patroller.patrolled = self.watcher.patrolled
         self.patroller.start()
+        self.alerts.start()
 
     def stop(self) -> None:
-        """End both, remembering everything."""
+        """End everything, remembering all of it."""
+        self.alerts.stop()
         self.patroller.stop()
         self.watcher.stop()
         self._finder.close()
+
+    def known(self) -> tuple[Finding, ...] | None:
+        """Return all findings; None until everything up to now is known."""
+        return self.watcher.findings if self.watcher.is_ready else None
+
+    def is_alive(self) -> bool:
+        """Say whether deliveries are taken, and the watcher comes round."""
+        return self.is_listening() and self._clock().mono - self.watcher.ticked_at < STILL_SECONDS
 
     def heard_logs(self) -> Sequence[HeardLog]:
         """Return every log, oldest period first."""

@@ -25,6 +25,7 @@ async def status(request: Request) -> Response:
         body["monitor"] = _monitor(collector.monitoring)
         body["services"] = _services(collector.monitoring, caller)
         body["findings"] = _tally(collector, caller)
+        body["alerts"] = msgspec.to_builtins(collector.monitoring.alerts.statuses())
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 

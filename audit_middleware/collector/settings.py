@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from audit_middleware.collector.alerts.settings import AlertSettings, convert, require, require_secrets
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.monitor.settings import MonitorSettings
@@ -33,7 +34,7 @@ ENVIRONMENT: Final = {
 }
 KEYS: Final = frozenset({"keys", "key_file"})
 MAX_PORT: Final = 65535
-_TABLE: Final = re.compile(r"(retention|tokens)\[(\d+)\]")
+_TABLE: Final = re.compile(r"(alerts|retention|tokens)\[(\d+)\]")
 
 
 class TLSSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +69,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
+    alerts: list[AlertSettings] = []
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
+    alerts: list[AlertSettings] = []
 
     def __post_init__(self) -> None:
         Policy(self.retention)
@@ -94,6 +97,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
             self.tls.require_files()
         if any(each.certificate for each in self.tokens) and (self.tls is None or self.tls.client_ca is None):
             raise ConfigurationError("a token names a client certificate: set tls.client_ca to the CA that signs them")
+        require(self.alerts)
+        if self.alerts and not self.monitor.enabled:
+            raise ConfigurationError("[[alerts]] tell what the monitor finds, and [monitor] enabled = false")
         if not self.tokens and not is_loopback(self.host):
             raise ConfigurationError(
                 f"listening on {self.host} without tokens would let everybody deliver and read: "
@@ -120,7 +126,7 @@ def read_settings(
 
     Raises `ConfigurationError` naming the source, the key and what is expected.
     """
-    given, in_file = _from_environment(environ), _from_file(file)
+    given, in_file = _from_environment(environ), _from_file(file, environ)
     if KEYS & in_file.keys():  # the keyring comes from one place, and the file is the nearer one
         given = {key: value for key, value in given.items() if key not in KEYS}
     given |= in_file | {k: v for k, v in explicit.items() if v is not None}
@@ -141,7 +147,14 @@ def read_settings(
         retention_sweep=declared.retention_sweep,
         store=declared.store,
         monitor=declared.monitor,
+        alerts=declared.alerts,
     )
+
+
+def read_alerts(file: Path, environ: Mapping[str, str] = os.environ) -> tuple[list[AlertSettings], str]:
+    """Return the sinks of a TOML file and the name of the collector, which need no keys; raise `ConfigurationError`."""
+    declared = _convert(_from_file(file, environ), str(file))
+    return declared.alerts, declared.name or environ.get(ENVIRONMENT["name"]) or default_name()
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -179,7 +192,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return given
 
 
-def _from_file(file: Path | None) -> dict[str, Any]:
+def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     if file is None:
         return {}
     try:
@@ -190,10 +203,17 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
     try:
+        _require_alerts(members.get("alerts"), environ)
         Policy(_convert(members, str(file)).retention)
     except ConfigurationError as error:
         raise ConfigurationError(_with_line(str(error), text, str(file))) from error
     return members
+
+
+def _require_alerts(tables: object, environ: Mapping[str, str]) -> None:
+    """Find out table by table, so that the wrong one is named; another shape is left to `_convert`."""
+    if isinstance(tables, list):
+        require_secrets(convert(tables), environ)
 
 
 def _with_line(message: str, text: str, file: str) -> str:

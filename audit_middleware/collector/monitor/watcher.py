@@ -74,6 +74,9 @@ class Watcher:
         self.since = ""
         """Since when this collector listens without a break."""
 
+        self.ticked_at = float("-inf")
+        """When it came round last, of the monotonic clock."""
+
         self.sinks: list[Sink] = [write_log]
         self.patrolled = Patrolled()
         self._settings = settings
@@ -177,6 +180,7 @@ class Watcher:
 
     def _tick(self, now: Now) -> None:
         watch = self._watching
+        self.ticked_at = now.mono
         for _ in range(self._inbox.qsize()):  # else somebody would be called silent whose lines wait here
             self._hear_next(0.0)
         self._catch_up_if_behind()
