@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores bench requirements clean
+.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores test-alerting bench requirements clean
 
 demo: $(STAMP)
 	$(BIN)/audit-ready demo
@@ -22,11 +22,11 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not faults and not interop and not servers and not stores"
+	$(BIN)/python -m pytest -n 2 -m "not alerting and not faults and not interop and not servers and not stores"
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not faults and not interop and not servers and not stores"
+	$(BIN)/coverage run -m pytest -m "not alerting and not faults and not interop and not servers and not stores"
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
@@ -43,6 +43,9 @@ test-servers: $(STAMP)
 test-stores: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
 	$(BIN)/python -m pytest -m stores
+
+test-alerting: $(STAMP)
+	$(BIN)/python -m pytest -m alerting
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
