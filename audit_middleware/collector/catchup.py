@@ -13,13 +13,14 @@ from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.index import Index, remove
 from audit_middleware.collector.index_rows import Entry, service_of
 from audit_middleware.collector.index_seal import IndexSeal
+from audit_middleware.collector.index_settings import SqliteSettings
 from audit_middleware.collector.index_store import Aside, Batch, IndexStore
 from audit_middleware.collector.ingest import OWN_SERVICE
 from audit_middleware.collector.logs import FinishedLog, Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
-from audit_middleware.errors import MalformedLine, StorageError
+from audit_middleware.errors import ConfigurationError, MalformedLine, StorageError
 from audit_middleware.record import Payload, Quarantined
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
@@ -59,6 +60,7 @@ def catch_up(index: IndexStore, logs: Logs, quarantine: Quarantine, capacity: in
     for log in logs.all:
         if isinstance(log, FinishedLog):
             absorb(index, log, capacity)
+            index.forget(log.origin)  # a crash may have come before that
             continue
         replay = _Replay(index, log, quarantine, capacity)
         for count in replay.run():
@@ -74,6 +76,10 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
     """
     if not (settings.data / "collector.json").is_file():
         raise StorageError(f"{settings.data} is no data folder of a collector: it has no collector.json")
+    if not isinstance(settings.index, SqliteSettings):
+        raise ConfigurationError(
+            "several collectors share this index: stop them, run `audit-ready index migrate --anew`, start them again"
+        )
     with DataFolder(settings) as folder, Logs(folder) as logs:
         remove(folder.index)
         index = Index(folder.index, IndexSeal(folder.seed))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
+from audit_middleware.collector.index_settings import IndexSettings, SqliteSettings
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.retention.policy import Policy, RetentionSetting
@@ -52,6 +53,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
+    index: IndexSettings = SqliteSettings()
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     retention_sweep: bool = True
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
+    index: IndexSettings = SqliteSettings()
 
     def __post_init__(self) -> None:
         Policy(self.retention)
@@ -119,6 +122,7 @@ def read_settings(
         retention_sweep=declared.retention_sweep,
         store=declared.store,
         monitor=declared.monitor,
+        index=declared.index,
     )
 
 
