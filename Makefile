@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores test-alerting bench requirements clean
+.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores test-alerting test-postgres bench requirements clean
 
 demo: $(STAMP)
 	$(BIN)/audit-ready demo
@@ -22,11 +22,11 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not alerting and not faults and not interop and not servers and not stores"
+	$(BIN)/python -m pytest -n 2 -m "not alerting and not faults and not interop and not postgres and not servers and not stores"
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not alerting and not faults and not interop and not servers and not stores"
+	$(BIN)/coverage run -m pytest -m "not alerting and not faults and not interop and not postgres and not servers and not stores"
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
@@ -47,6 +47,9 @@ test-stores: $(STAMP)
 test-alerting: $(STAMP)
 	$(BIN)/python -m pytest -m alerting
 
+test-postgres: $(STAMP)
+	$(BIN)/python -m pytest -m postgres
+
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
 	$(BIN)/python -m benchmarks
@@ -60,7 +63,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 requirements:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-	  pyproject.toml --extra demo --extra s3 --group dev -o requirements/dev.txt
+	  pyproject.toml --extra demo --extra s3 --extra postgres --group dev -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  pyproject.toml -o requirements/app.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \

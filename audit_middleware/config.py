@@ -177,7 +177,7 @@ class Settings:
 SETTINGS: Final = tuple(each.name for each in dataclasses.fields(Settings))
 """The name of every setting."""
 COLLECTOR_VARIABLES: Final = frozenset(
-    {"AUDIT_TOKENS", *(f"AUDIT_COLLECTOR_{name}" for name in ("DATA", "LISTEN", "NAME", "GUARD"))}
+    {"AUDIT_TOKENS", "AUDIT_INDEX_DSN", *(f"AUDIT_COLLECTOR_{name}" for name in ("DATA", "LISTEN", "NAME", "GUARD"))}
 )
 """What the collector reads from an environment that it may share with applications."""
 SECRETS: Final = frozenset({"keys", "token"})

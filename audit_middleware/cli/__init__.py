@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "config": "Check and explain settings.",
     "demo": "Show the main job on real processes, and prove it.",
     "findings": "List what the integrity monitor found, and see to it.",
+    "index": "Look after the index that collectors share in PostgreSQL.",
     "keys": "Make application keys.",
     "rebuild-index": "Build the search index anew from the ledger.",
     "retention": "Show what has expired, delete it by a plan, hold what a case needs.",

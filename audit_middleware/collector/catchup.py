@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from audit_middleware.collector.folder import DataFolder
-from audit_middleware.collector.index import Aside, Batch, Index, remove
+from audit_middleware.collector.index import Index, remove
 from audit_middleware.collector.index_rows import Entry, service_of
-from audit_middleware.collector.index_schema import unusable
 from audit_middleware.collector.index_seal import IndexSeal
+from audit_middleware.collector.index_settings import SqliteSettings
+from audit_middleware.collector.index_store import Aside, Batch, IndexStore
 from audit_middleware.collector.ingest import OWN_SERVICE
 from audit_middleware.collector.logs import FinishedLog, Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
-from audit_middleware.errors import MalformedLine, StorageError
+from audit_middleware.errors import ConfigurationError, MalformedLine, StorageError
 from audit_middleware.record import Payload, Quarantined
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 """Called with the entries that are indexed and those there are."""
 
 
-def check_index(index: Index, logs: Logs) -> int:
+def check_index(index: IndexStore, logs: Logs) -> int:
     """Return how many entries the index lacks.
 
     Raises `StorageError` when what it holds is not a prefix of these logs: it belongs to others, and must be rebuilt.
@@ -44,21 +45,22 @@ def check_index(index: Index, logs: Logs) -> int:
     for log in logs:
         size, root = index.standing(log.origin) or (0, None)
         if size > log.ledger.size:
-            raise unusable(index.path, f"it holds {size} entries of {log.origin}, which has {log.ledger.size}")
+            raise index.unusable(f"it holds {size} entries of {log.origin}, which has {log.ledger.size}")
         if root is not None and log.root(size) != root:
-            raise unusable(index.path, f"it was made from another {log.origin}")
+            raise index.unusable(f"it was made from another {log.origin}")
         missing += log.ledger.size - size
-    if strangers := set(index.origins().values()) - {log.origin for log in logs.all}:
-        raise unusable(index.path, f"it names {min(strangers)}, which is not here")
+    if strangers := index.own_origins() - {log.origin for log in logs.all}:
+        raise index.unusable(f"it names {min(strangers)}, which is not here")
     return missing
 
 
-def catch_up(index: Index, logs: Logs, quarantine: Quarantine, capacity: int, progress: Progress) -> None:
+def catch_up(index: IndexStore, logs: Logs, quarantine: Quarantine, capacity: int, progress: Progress) -> None:
     """Index what the logs hold beyond the index. Raises `StorageError`, or `BadLedger` for a damaged entry."""
     done, total = 0, check_index(index, logs)
     for log in logs.all:
         if isinstance(log, FinishedLog):
             absorb(index, log, capacity)
+            index.forget(log.origin)  # a crash may have come before that
             continue
         replay = _Replay(index, log, quarantine, capacity)
         for count in replay.run():
@@ -74,6 +76,10 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
     """
     if not (settings.data / "collector.json").is_file():
         raise StorageError(f"{settings.data} is no data folder of a collector: it has no collector.json")
+    if not isinstance(settings.index, SqliteSettings):
+        raise ConfigurationError(
+            "several collectors share this index: stop them, run `audit-ready index migrate --anew`, start them again"
+        )
     with DataFolder(settings) as folder, Logs(folder) as logs:
         remove(folder.index)
         index = Index(folder.index, IndexSeal(folder.seed))
@@ -84,20 +90,23 @@ def rebuild_index(settings: CollectorSettings, progress: Progress = lambda _done
             index.close()
 
 
-def absorb(index: Index, log: FinishedLog, capacity: int) -> None:
+def absorb(index: IndexStore, log: FinishedLog, capacity: int) -> None:
     """Take the states of streams from what remains of an expired log, unless the index had them from its entries."""
     if index.standing(log.origin) is not None:
         return
     streams = Streams(index.load_stream, capacity, *index.stream_totals())
-    for expired in log.manifest.streams:
-        streams.absorb(expired.stream, expired.service, expired.runs, is_closed=expired.closed)
-        if streams.is_crowded:
+    every = log.manifest.streams
+    for start in range(0, max(1, len(every)), capacity):
+        some = every[start : start + capacity]
+        with index.held(expired.stream for expired in some) as states:
+            streams.refresh(states)
+            for expired in some:
+                streams.absorb(expired.stream, expired.service, expired.runs, is_closed=expired.closed)
             _put_finished(index, log, streams)
-            streams.trim()
-    _put_finished(index, log, streams)
+        streams.trim()
 
 
-def _put_finished(index: Index, log: FinishedLog, streams: Streams) -> None:
+def _put_finished(index: IndexStore, log: FinishedLog, streams: Streams) -> None:
     index.flush()
     number = index.log_number(log.origin)
     index.put(Batch(number, log.origin, log.size, (), log.root, streams.take_moved()))
@@ -107,7 +116,7 @@ def _put_finished(index: Index, log: FinishedLog, streams: Streams) -> None:
 class _Replay:
     """The tail of one log on its way into the index."""
 
-    def __init__(self, index: Index, log: Log, quarantine: Quarantine, capacity: int) -> None:
+    def __init__(self, index: IndexStore, log: Log, quarantine: Quarantine, capacity: int) -> None:
         self._index = index
         self._log = log
         self._quarantine = quarantine
@@ -122,19 +131,21 @@ class _Replay:
         lines = self._log.ledger.entries(size) if size < self._log.ledger.size else iter(())
         while chunk := list(islice(lines, CHUNK)):
             leaves = [leaf_hash(line) for line in chunk]
-            entries = [self._follow(line, leaf) for line, leaf in zip(chunk, leaves, strict=True)]
+            parsed = [_parse(line) for line in chunk]
             frontier.extend(leaves)
-            states, asides = self._streams.take_moved(), self._asides
-            self._index.put(Batch(number, self._log.origin, size, entries, frontier.root(), states, asides))
+            with self._index.held(_streams_of(parsed)) as held:
+                self._streams.refresh(held)
+                entries = [self._follow(*each, leaf) for each, leaf in zip(parsed, leaves, strict=True)]
+                states, asides = self._streams.take_moved(), self._asides
+                batch = Batch(number, self._log.origin, size, entries, frontier.root(), states, asides, chunk, leaves)
+                self._index.put(batch._replace(is_replayed=True))
             self._asides = []
             size += len(chunk)
             self._trim()
             yield len(chunk)
         self._index.flush()
 
-    def _follow(self, line: bytes, leaf: bytes) -> Entry:
-        frame = parse_frame(line)
-        payload = parse_rec(line, frame)
+    def _follow(self, frame: Frame, payload: Payload, leaf: bytes) -> Entry:
         stream = self._move(frame, b64url(leaf))
         stream.service = stream.service or service_of(payload)
         self._pass_over(payload, stream)
@@ -166,6 +177,19 @@ class _Replay:
         if self._streams.is_crowded:
             self._index.flush()
             self._streams.trim()
+
+
+def _parse(line: bytes) -> tuple[Frame, Payload]:
+    frame = parse_frame(line)
+    return frame, parse_rec(line, frame)
+
+
+def _streams_of(parsed: list[tuple[Frame, Payload]]) -> Iterator[str]:
+    """Name the streams that these entries may move, those of lines in quarantine too."""
+    for frame, payload in parsed:
+        yield frame.stream
+        if isinstance(payload, Quarantined) and payload.stream is not None:
+            yield payload.stream
 
 
 def report_every(seconds: float, clock: Callable[[], float], report: Progress) -> Progress:

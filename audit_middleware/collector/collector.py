@@ -17,8 +17,7 @@ from audit_middleware.collector.desk import Desk
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.gauges import watch_all
 from audit_middleware.collector.group import Batch
-from audit_middleware.collector.index import Index
-from audit_middleware.collector.index_seal import IndexSeal
+from audit_middleware.collector.indexes import open_index
 from audit_middleware.collector.logs import Logs
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.monitor.findings import Finding
@@ -203,7 +202,7 @@ class _Open:
             self.logs = Logs(self.folder)
             self.logs.publish_vkeys()
             self.quarantine = Quarantine(self.folder.quarantine, settings.limits.quarantine_bytes)
-            self.index = Index(self.folder.index, IndexSeal(self.folder.seed))
+            self.index = open_index(settings.index, self.folder)
         except BaseException:
             self._close_files()
             raise

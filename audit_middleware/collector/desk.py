@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -12,9 +12,9 @@ from opentelemetry import trace
 from audit_middleware.collector.answer import LogAnswer, log_answer, make_answer
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.group import Batch, Group
-from audit_middleware.collector.index import Batch as IndexBatch
-from audit_middleware.collector.index import Index
 from audit_middleware.collector.index_rows import Entry
+from audit_middleware.collector.index_store import Batch as IndexBatch
+from audit_middleware.collector.index_store import IndexStore
 from audit_middleware.collector.ingest import OWN_SERVICE, Judge, Judged
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.logs import Log, Logs
@@ -27,7 +27,8 @@ from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, U
 from audit_middleware.collector.retention.policy import OWN_CLASS, Policy
 from audit_middleware.collector.streams import Streams
 from audit_middleware.errors import BadLedger
-from audit_middleware.record import Payload, StreamHead
+from audit_middleware.journal.segment import peek
+from audit_middleware.record import ConflictFound, Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp
@@ -46,7 +47,7 @@ class Desk:
         self,
         keyring: Keyring,
         logs: Logs,
-        index: Index,
+        index: IndexStore,
         quarantine: Quarantine,
         *,
         policy: Policy,
@@ -75,15 +76,29 @@ class Desk:
         last = self._index.last_stream_of(OWN_SERVICE)
         head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
         self._commit_own("open", self._own.opened(name, head))
+        self._say_doubles()
         held = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
         is_judged = self._index.has_judged(self._keyring)
         for reason in () if is_judged else REJUDGED:
             held += self._quarantine.held_for(reason)
         held.sort(key=lambda held: (held.stream or "", held.seq or 0))
         for start in range(0, len(held), _RECHECKED):
-            self._recheck(held[start : start + _RECHECKED])
+            some = held[start : start + _RECHECKED]
+            with self._index.held(item.stream for item in some if item.stream) as states:
+                self.streams.refresh(states)
+                self._recheck(some)
         if not is_judged:
             self._index.note_judged(self._keyring)
+
+    def _say_doubles(self) -> None:
+        """Name lines for one place that two collectors have admitted while one of them could not tell the other."""
+        doubles = self._index.doubles()
+        if doubles:
+            group = self._new_group()
+            for stream, seq, kept, other in doubles:
+                self._seal_own(group, "conflict", ConflictFound(OWN_SERVICE, stream, seq, kept=kept, other=other))
+            self._append(group)
+            self._index.note_doubles()
 
     def beat(self) -> None:
         """Say that the collector lives."""
@@ -97,10 +112,12 @@ class Desk:
     def commit(self, batches: Sequence[Batch]) -> None:
         """Commit a group and resolve its batches."""
         with _tracer.start_as_current_span("audit.commit") as span, self._metrics.commit_seconds.time():
-            group = self._new_group()
-            for batch in batches:
-                self._judge_batch(batch, group)
-            notes = self._finish(group)
+            with self._index.held(_streams_of(batches)) as states:
+                self.streams.refresh(states)
+                group = self._new_group()
+                for batch in batches:
+                    self._judge_batch(batch, group)
+                notes = self._finish(group)
             span.set_attribute("audit.entries", sum(len(part.lines) for part in group.parts))
             span.set_attribute("audit.batches", len(batches))
         for batch in batches:
@@ -190,13 +207,13 @@ class Desk:
         """Append to every log that has a part in the group, the one with the collector's own records last."""
         notes: dict[str, bytes] = {}
         batches: list[IndexBatch] = []
+        self._index.require_sound()
         for part in group.parts:
             log = part.log
             commit = log.ledger.append(part.lines, part.leaves)
             notes[log.path] = commit.checkpoint
-            batches.append(
-                IndexBatch(self._number(log.origin), log.origin, commit.first, part.entries, log.ledger.root)
-            )
+            batch = IndexBatch(self._number(log.origin), log.origin, commit.first, part.entries, log.ledger.root)
+            batches.append(batch._replace(lines=part.lines, leaves=part.leaves))
         if batches:
             states, asides = self.streams.take_moved(), self._judge.asides
             batches[0] = batches[0]._replace(streams=states, asides=asides)
@@ -270,3 +287,12 @@ class Desk:
             log_answer(each, notes.get(path, each.ledger.checkpoint), batch.placed.get(path, range(0)), batch.sizes)
             for path, each in logs.items()
         ]
+
+
+def _streams_of(batches: Sequence[Batch]) -> Iterator[str]:
+    """Name the streams that lines of a group claim to be of."""
+    for batch in batches:
+        for line in batch.lines:
+            place = peek(line)
+            if place is not None:
+                yield place[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from audit_middleware.collector.committer import Committer
 from audit_middleware.collector.desk import Desk
-from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_store import IndexStore
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.monitoring import Monitoring
 from audit_middleware.collector.quarantine import Quarantine
@@ -16,7 +16,7 @@ from audit_middleware.collector.storage.stores import Stores
 def watch_all(
     metrics: Metrics,
     committer: Committer,
-    index: Index,
+    index: IndexStore,
     quarantine: Quarantine,
     stores: Stores,
     find_desk: Callable[[], Desk | None],

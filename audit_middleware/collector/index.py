@@ -10,14 +10,18 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Sequence
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from audit_middleware.collector.index_rows import COLUMNS, Entry, Row, entry_id, row, split_id
-from audit_middleware.collector.index_schema import PART_BITS, connect, connect_to_read, make_part, prepare, unusable
+from audit_middleware.collector.index_rows import COLUMNS, Row, entry_id, row, split_id
+from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
+from audit_middleware.collector.index_search import FileLookup, select
+from audit_middleware.collector.index_store import Batch, Double, Hit, Place, Totals
+from audit_middleware.collector.query import Query
 from audit_middleware.collector.streams import StreamState
 from audit_middleware.errors import StorageError
 from audit_middleware.sealing.keys import Keyring
@@ -33,26 +37,6 @@ _SPAN: Final = (
 )
 _STREAM: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ASIDE: Final = "INSERT OR IGNORE INTO asides VALUES (?, ?, ?, ?)"
-
-
-class Aside(NamedTuple):
-    """A line with a good seal that is not in a ledger: its place in the stream is taken by ``leaf``."""
-
-    stream: str
-    seq: int
-    leaf: str
-
-
-class Batch(NamedTuple):
-    """What one group commit added to log ``log`` from entry ``first`` on, and the root this led to."""
-
-    log: int
-    origin: str
-    first: int
-    entries: Sequence[Entry]
-    root: bytes
-    streams: Sequence[StreamState] = ()
-    asides: Sequence[Aside] = ()
 
 
 class Index:
@@ -104,9 +88,27 @@ class Index:
         self._reader.close()
         self._writer.close()
 
-    def connect(self) -> sqlite3.Connection:
-        """Open the index for a search."""
-        return connect_to_read(self.path)
+    @property
+    def label(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @contextmanager
+    def held(self, _streams: Iterable[str]) -> Iterator[Mapping[str, StreamState | None]]:
+        """Keep nobody off: nobody else writes to this file."""
+        yield {}
+
+    def unusable(self, why: str) -> StorageError:
+        """Return the error that asks for a rebuild."""
+        return unusable(self.path, why)
+
+    def select(self, query: Query) -> list[Hit]:
+        """Return the newest matches, one more than asked for."""
+        return select(self.path, query)
+
+    def lookup(self) -> FileLookup:
+        """Return what looks up streams."""
+        return FileLookup(self.path)
 
     @property
     def is_there(self) -> bool:
@@ -129,6 +131,10 @@ class Index:
         """Return the origin of every log by its number."""
         return dict(self._all("SELECT number, origin FROM logs"))
 
+    def own_origins(self) -> set[str]:
+        """Return the origin of every log: there are no others in this file."""
+        return set(self.origins().values())
+
     def load_stream(self, stream: str) -> StreamState | None:
         """Return the state of a stream; the caller sees to it that it is written."""
         return self._state(self._one("SELECT * FROM streams WHERE stream = ?", stream), stream)
@@ -148,13 +154,13 @@ class Index:
             raise unusable(self.path, f"what it says of stream {name} was changed")
         return state
 
-    def stream_totals(self) -> tuple[int, int]:
-        """Return the first unused stream number, and how many gaps are open; streams are numbered without a hole."""
+    def stream_totals(self) -> Totals:
+        """Return what is known of all streams together; they are numbered without a hole."""
         sql = "SELECT count(*), coalesce(max(number), 0), coalesce(sum(open_gaps), 0) FROM streams"
-        count, highest, gaps = self._one(sql) or (0, 0, 0)
-        if count != highest:
-            raise unusable(self.path, f"it has {count} of {highest} streams")
-        return highest + 1, gaps
+        number, highest, gaps = self._one(sql) or (0, 0, 0)
+        if number != highest:
+            raise unusable(self.path, f"it has {number} of {highest} streams")
+        return Totals(count(highest + 1), gaps, number)
 
     def has_judged(self, keyring: Keyring) -> bool:
         """Say whether the lines in quarantine were judged with these keys since the index was made."""
@@ -167,8 +173,15 @@ class Index:
         self._all("DELETE FROM judged")
         self._all("INSERT INTO judged VALUES (?)", self._seal.keyring(keyring))
 
-    def locate(self, stream: str, seq: int) -> tuple[int, int] | None:
-        """Return log number and entry index of the line (stream, seq)."""
+    def doubles(self) -> list[Double]:
+        """Return nothing: one collector admits no line twice."""
+        return []
+
+    def note_doubles(self) -> None:
+        """There is nothing to remember."""
+
+    def locate(self, stream: str, seq: int) -> Place | None:
+        """Return where the line (stream, seq) is; what it is, the ledger knows."""
         number = self._one("SELECT number FROM streams WHERE stream = ?", stream)
         if number is None:
             return None
@@ -176,7 +189,7 @@ class Index:
             sql = f"SELECT min(id) FROM records_{part} WHERE stream = ? AND seq = ?"  # noqa: S608 - a number of ours
             found = self._one(sql, number[0], seq)
             if found is not None and found[0] is not None:
-                return split_id(found[0])
+                return Place(*split_id(found[0]))
         return None
 
     def aside(self, stream: str, seq: int) -> str | None:

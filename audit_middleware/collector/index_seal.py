@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from hmac import compare_digest, digest
+from struct import Struct
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from audit_middleware.collector.streams import StreamState
 from audit_middleware.sealing.keys import Keyring
 
+_PLACE: Final = Struct(">qqq")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -19,6 +21,7 @@ class IndexSeal:
 
     def __init__(self, seed: bytes) -> None:
         self._key = digest(seed, b"audit-ready/index/v2", "sha256")
+        self._place_key = digest(seed, b"audit-ready/index/place/v1", "sha256")
 
     def stream(self, state: StreamState) -> bytes:
         """Return the seal of a stream's state."""
@@ -27,6 +30,10 @@ class IndexSeal:
     def aside(self, stream: str, seq: int, leaf: str) -> bytes:
         """Return the seal of a place taken by a line in quarantine."""
         return self._seal("aside", stream, seq, leaf)
+
+    def place(self, stream: int, seq: int, id_: int, leaf: bytes) -> bytes:
+        """Return the seal of who has a place: stream number, sequence, entry id and leaf hash."""
+        return digest(self._place_key, _PLACE.pack(stream, seq, id_) + leaf, "sha256")
 
     def keyring(self, keyring: Keyring) -> bytes:
         """Return what stands for a set of application keys and tells nothing of them."""

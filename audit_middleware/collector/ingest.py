@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.auth import Caller
-from audit_middleware.collector.index import Aside
 from audit_middleware.collector.index_rows import Entry, service_of
+from audit_middleware.collector.index_store import Aside
 from audit_middleware.collector.logs import Log
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.quarantine import Quarantine
@@ -35,6 +35,8 @@ _CLAIM: Final = re.compile(
 
 class Judged(NamedTuple):
     """A line and its verdict: admitted as ``entry`` to ``log``, a duplicate there, or set aside for ``reason``.
+
+    A duplicate without a ``log`` is in the ledger of another collector.
 
     ``place`` is the (stream, seq) that its header claims; ``kept`` the leaf it conflicts with.
     """
@@ -104,8 +106,8 @@ class Judge:
 
     def _judge_frame(
         self, line: bytes, name: bytes, frame: Frame, caller: Caller, log_of: LogOf
-    ) -> tuple[Entry | None, Log]:
-        """Return the entry of an admitted line and the log it goes to, or no entry and the log that has it already."""
+    ) -> tuple[Entry | None, Log | None]:
+        """Return an admitted line's entry and its log, or none and the log that has the line, if it is here."""
         stream = self._streams.find(frame.stream) or self._streams.fresh(frame.stream)
         if stream.service is not None:
             _require_service(stream.service, caller)
@@ -134,13 +136,13 @@ class Judge:
             if self._steps < 0:
                 raise _SetAside("jump")
 
-    def _log_of_seen(self, name: bytes, frame: Frame) -> Log:
+    def _log_of_seen(self, name: bytes, frame: Frame) -> Log | None:
         known = self._memory.find(frame.stream, frame.seq)
         if known is None:  # the source had given this place up, and its chain says so
             raise _SetAside("sequence")
         if known.leaf != name:
             raise _SetAside("conflict", known.leaf)
-        if known.log is None:
+        if known.log is None and not known.is_elsewhere:
             raise _SetAside(self._quarantine.reason(name.decode()) or "schema")
         return known.log
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from audit_middleware.collector.index import Index
-from audit_middleware.collector.index_schema import unusable
+from audit_middleware.collector.index_store import IndexStore
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.errors import BadLedger, StorageError
 from audit_middleware.journal.segment import peek
@@ -20,16 +19,20 @@ GENERATION: Final = 100_000  # lines; more than one group commit can hold
 
 
 class Known(NamedTuple):
-    """The line that has a place: its leaf hash in base64url, and its log; None when it is in quarantine."""
+    """The line that has a place: its leaf hash in base64url, and its log; None when it is in quarantine.
+
+    ``is_elsewhere`` when it is in the ledger of another collector.
+    """
 
     leaf: bytes
     log: Log | None
+    is_elsewhere: bool = False
 
 
 class Memory:
     """Finds the line of a place. One owner: the committer."""
 
-    def __init__(self, index: Index, logs: Logs) -> None:
+    def __init__(self, index: IndexStore, logs: Logs) -> None:
         self._index = index
         self._logs = logs
         self._newer: dict[tuple[str, int], Known] = {}
@@ -55,12 +58,16 @@ class Memory:
         if found is None:
             aside = self._index.aside(stream, seq)
             return Known(aside.encode(), None) if aside else None
-        log = self._log(found[0])
-        line, leaf = self._entry(log, found[1])
+        log = self._log(found.log)
+        if log is None:
+            if found.leaf is None:
+                raise StorageError(f"the index names the log {self._origins[found.log]}, which is not here")
+            return Known(b64url(found.leaf), None, is_elsewhere=True)
+        line, leaf = self._entry(log, found.at)
         if leaf_hash(line) != leaf:
-            raise BadLedger("does not have the hash that its tile has", where=f"{log.origin} entry {found[1]}")
+            raise BadLedger("does not have the hash that its tile has", where=f"{log.origin} entry {found.at}")
         if peek(line) != (stream, seq):
-            raise unusable(self._index.path, f"it places {seq} of {stream} at entry {found[1]} of {log.origin}")
+            raise self._index.unusable(f"it places {seq} of {stream} at entry {found.at} of {log.origin}")
         return Known(b64url(leaf), log)
 
     def _entry(self, log: Log, index: int) -> tuple[bytes, bytes]:
@@ -74,10 +81,7 @@ class Memory:
             self._read = (log, first, entries)
         return entries[index - first], self._hashes[index - first]
 
-    def _log(self, number: int) -> Log:
+    def _log(self, number: int) -> Log | None:
         if number not in self._origins:
             self._origins = self._index.origins()
-        log = self._logs.by_origin(self._origins[number])
-        if log is None:
-            raise StorageError(f"the index names the log {self._origins[number]}, which is not here")
-        return log
+        return self._logs.by_origin(self._origins[number])

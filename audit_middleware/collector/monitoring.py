@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +11,7 @@ from audit_middleware.collector.alerts.alerts import Alerts
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch, Said
-from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_store import IndexStore
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.monitor.clock import Now, real_clock
 from audit_middleware.collector.monitor.findings import Finding
@@ -76,29 +74,19 @@ class LogView:
 
 
 class StreamFinder:
-    """Looks streams up in the index, with a connection of its own; one thread at a time."""
+    """Looks streams up in the index; one thread at a time."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._connection: sqlite3.Connection | None = None
+    def __init__(self, index: IndexStore) -> None:
+        self._lookup = index.lookup()
 
     def __call__(self, stream: str) -> Standing | None:
         """Return where a stream stands; None when it was never seen, or nobody can tell now."""
-        try:
-            if self._connection is None:
-                self._connection = self._index.connect()
-            found = self._connection.execute("SELECT next, closed FROM streams WHERE stream = ?", (stream,)).fetchone()
-        except sqlite3.Error:
-            self.close()
-            return None
-        return Standing(found[0], bool(found[1])) if found else None
+        found = self._lookup.find(stream)
+        return Standing(*found) if found else None
 
     def close(self) -> None:
         """Close the connection; the next look-up opens one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        self._lookup.close()
 
 
 class Monitoring:
@@ -109,7 +97,7 @@ class Monitoring:
         settings: CollectorSettings,
         folder: DataFolder,
         logs: Logs,
-        index: Index,
+        index: IndexStore,
         *,
         submit: Submit,
         is_listening: Callable[[], bool],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from audit_middleware.collector.index_schema import connect_to_read
-from audit_middleware.collector.query import Reader, parse_query
+from audit_middleware.collector.index_search import select
+from audit_middleware.collector.index_store import Hit
+from audit_middleware.collector.query import Query, Reader, parse_query
 from audit_middleware.collector.storage.files import FileStore
 from audit_middleware.collector.storage.stores import place_of
 from audit_middleware.errors import ConfigurationError, StorageError
@@ -66,9 +66,9 @@ class OfflineIndex:
         if not path.is_file():
             raise StorageError(f"{path} is missing: make it with `audit-ready rebuild-index --data {path.parent}`")
 
-    def connect(self) -> sqlite3.Connection:
-        """Open it for reading; nothing is written beside it either."""
-        return connect_to_read(self.path, is_still=True)
+    def select(self, query: Query) -> list[Hit]:
+        """Search it; nothing is written beside it either."""
+        return select(self.path, query, is_still=True)
 
     def flush(self, timeout: float | None = None) -> None:
         """There is nothing to wait for."""

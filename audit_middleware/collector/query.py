@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from audit_middleware.collector.index_rows import split_id
-from audit_middleware.collector.index_schema import unusable
+from audit_middleware.collector.index_store import Hit
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.errors import StorageError
 
@@ -24,7 +20,6 @@ MAX_VALUE: Final = 4096
 PAGE_BYTES: Final = 4 * 1024 * 1024  # of lines and proofs; a page that reaches it ends there, with a cursor
 READ_WAIT: Final = 2.0  # seconds a search waits for the index to take what was answered before it
 SEARCH_SECONDS: Final = 10.0  # after that a search is given up: it holds a thread
-PROGRESS_STEPS: Final = 100_000  # steps of SQLite's machine between two looks at the clock
 INCLUDES: Final = ("line", "proof")
 EQUALS: Final = ("service", "principal", "action", "outcome", "ip", "request_id", "trace_id", "type")
 PARAMETERS: Final = (*EQUALS, "resource", "stream", "from", "to", "limit", "cursor", "include")
@@ -87,15 +82,11 @@ def parse_query(items: Iterable[tuple[str, str]]) -> Query:
 class SearchedIndex(Protocol):
     """The index as a search needs it."""
 
-    @property
-    def path(self) -> Path:
-        """The SQLite file."""
-
-    def connect(self) -> sqlite3.Connection:
-        """Open it for reading."""
-
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the index has what was answered before; raise `StorageError` when it is broken."""
+
+    def select(self, query: Query) -> list[Hit]:
+        """Return the newest matches, one more than asked for; raises `StorageError`."""
 
 
 class SearchedLog(Protocol):
@@ -126,43 +117,31 @@ class Reader:
         """Return one page; raises `Problem` 503 when the index is broken, `BadLedger` for a damaged entry."""
         try:
             self._index.flush(READ_WAIT)
-            rows = self._select(query)
+            hits = self._index.select(query)
         except StorageError as error:
             raise busy("index-unusable", str(error), seconds=30) from error
         found: list[Found] = []
         size = 0
-        for number, _, origin in rows[: query.limit]:
-            found.append(self._found(number, origin, query.include))
+        for hit in hits[: query.limit]:
+            found.append(self._found(hit, query.include))
             size += _size(found[-1])
             if size >= PAGE_BYTES:
                 break
-        is_last = len(found) == len(rows)
-        return Page(found, None if is_last else f"{rows[len(found) - 1][1]}.{rows[len(found) - 1][0]}")
+        is_last = len(found) == len(hits)
+        return Page(found, None if is_last else f"{hits[len(found) - 1].ts}.{hits[len(found) - 1].id}")
 
-    def _select(self, query: Query) -> list[tuple[int, int, str]]:
-        try:
-            with closing(self._index.connect()) as connection:
-                connection.set_progress_handler(_deadline(SEARCH_SECONDS), PROGRESS_STEPS)
-                connection.execute("BEGIN")
-                origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
-                rows = _newest(connection, query)
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                raise Problem(
-                    503, "search-too-slow", "narrow it: add from and to, a principal or a resource"
-                ) from error
-            raise unusable(self._index.path, str(error)) from error
-        return [(number, ts, origins[split_id(number)[0]]) for ts, number in rows]
-
-    def _found(self, number: int, origin: str, include: frozenset[str]) -> Found:
-        log, index = self._log(origin), split_id(number)[1]
-        line = log.entry(index)
+    def _found(self, hit: Hit, include: frozenset[str]) -> Found:
+        """Return a record as its ledger has it; one in the ledger of another collector, which gives no proof here."""
+        index = split_id(hit.id)[1]
+        log = None if hit.line is not None else self._log(hit.origin)
+        line = hit.line if log is None else log.entry(index)
+        assert line is not None
         return Found(
-            log=origin,
+            log=hit.origin,
             index=index,
             record=msgspec.Raw(line),
             line=line.decode() if "line" in include else None,
-            proof=log.proof(index).decode() if "proof" in include else None,
+            proof=log.proof(index).decode() if log is not None and "proof" in include else None,
         )
 
     def _log(self, origin: str) -> SearchedLog:
@@ -172,30 +151,8 @@ class Reader:
         return log
 
 
-def _newest(connection: sqlite3.Connection, query: Query) -> list[tuple[int, int]]:
-    """Return time and id of the newest matches, one more than asked for, part by part.
-
-    A part whose newest record is older than all that were found has nothing to add.
-    """
-    where = f"WHERE {' AND '.join(query.conditions)} " if query.conditions else ""
-    wanted = query.limit + 1
-    found: list[tuple[int, int]] = []
-    for part, newest in connection.execute("SELECT number, newest FROM parts ORDER BY newest DESC").fetchall():
-        if len(found) == wanted and newest < found[-1][0]:
-            break
-        sql = f"SELECT ts, id FROM records_{part} {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - of our own
-        found = sorted([*found, *connection.execute(sql, (*query.values, wanted))], reverse=True)[:wanted]
-    return found
-
-
 def _size(found: Found) -> int:
     return len(bytes(found.record)) + len(found.line or "") + len(found.proof or "")
-
-
-def _deadline(seconds: float) -> Callable[[], bool]:
-    """Return a handler that interrupts a statement after ``seconds``."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
 
 
 def _condition(name: str, value: str) -> tuple[str, tuple[str | int, ...]]:

@@ -15,6 +15,7 @@ import msgspec
 
 from audit_middleware.collector.alerts.settings import AlertSettings, convert, require, require_secrets
 from audit_middleware.collector.auth import TokenSetting, parse_tokens
+from audit_middleware.collector.index_settings import IndexSettings, SqliteSettings
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.retention.policy import Policy, RetentionSetting
@@ -70,6 +71,7 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
     alerts: list[AlertSettings] = []
+    index: IndexSettings = SqliteSettings()
 
 
 class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreSettings = FilesSettings()
     monitor: MonitorSettings = MonitorSettings()
     alerts: list[AlertSettings] = []
+    index: IndexSettings = SqliteSettings()
 
     def __post_init__(self) -> None:
         Policy(self.retention)
@@ -148,6 +151,7 @@ def read_settings(
         store=declared.store,
         monitor=declared.monitor,
         alerts=declared.alerts,
+        index=declared.index,
     )
 
 

@@ -6,14 +6,17 @@ to the index with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import count
+from typing import Final, NamedTuple
 
 import msgspec
 
 from audit_middleware.sealing.seal import Frame
 from audit_middleware.sealing.stream import Gap, Segment, Step, StreamFollower
+
+NEW: Final = 0  # the number of a stream that has none yet
 
 
 class StreamState(NamedTuple):
@@ -69,20 +72,17 @@ class Stream:
 class Streams:
     """The streams in memory, at most ``capacity`` between two groups. One owner: the committer.
 
-    ``load`` finds the state of a stream that is not in memory; ``next_number`` is the first unused one.
+    ``load`` finds the state of a stream that is not in memory; ``numbers`` are unused ones,
+    ``count`` streams were ever seen.
     """
 
     load: Callable[[str], StreamState | None]
     capacity: int
-    next_number: int = 1
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
     open_gaps: int = 0
+    count: int = 0
     _streams: dict[str, Stream] = field(default_factory=dict)
     _moved: dict[str, Stream] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """How many streams were ever seen."""
-        return self.next_number - 1
 
     def find(self, stream: str) -> Stream | None:
         """Return the stream if it was ever seen."""
@@ -95,14 +95,13 @@ class Streams:
 
     def fresh(self, stream: str) -> Stream:
         """Return a stream nobody has seen; only `move` makes it known."""
-        return Stream(self.next_number, StreamFollower(stream))
+        return Stream(NEW, StreamFollower(stream))
 
     def move(self, stream: Stream, frame: Frame, leaf: bytes) -> list[GapEvent]:
         """Follow one line, which is no `Step.SEEN` or `Step.BROKEN`; return what that says of gaps."""
         follower = stream.follower
-        if stream.number == self.next_number:
-            self.next_number += 1
-            self._streams[follower.stream] = stream
+        if stream.number == NEW:
+            self._admit(stream)
         self._moved[follower.stream] = stream
         if frame.seq >= follower.next:  # a late line says nothing of the end
             stream.closed = frame.type == "close"
@@ -120,9 +119,8 @@ class Streams:
     def absorb(self, stream: str, service: str, segments: Iterable[Segment], *, is_closed: bool) -> None:
         """Follow what was there of a stream in a log whose entries are gone."""
         known = self.find(stream) or self.fresh(stream)
-        if known.number == self.next_number:
-            self.next_number += 1
-            self._streams[stream] = known
+        if known.number == NEW:
+            self._admit(known)
         self._moved[stream] = known
         gaps, reached = len(known.follower.gaps), known.follower.next
         for segment in segments:
@@ -131,6 +129,20 @@ class Streams:
         known.service = known.service or service
         if known.follower.next > reached:
             known.closed = is_closed
+
+    def refresh(self, states: Mapping[str, StreamState | None]) -> None:
+        """Take the states that an index which others share has of some streams now; call it between two groups."""
+        for name, state in states.items():
+            known = self._streams.pop(name, None)
+            self.open_gaps -= len(known.follower.gaps) if known else 0
+            if state is not None:
+                self._streams[name] = Stream.restore(state)
+                self.open_gaps += state.open_gaps if known else 0
+
+    def _admit(self, stream: Stream) -> None:
+        stream.number = next(self.numbers)
+        self.count += 1
+        self._streams[stream.follower.stream] = stream
 
     def take_moved(self) -> list[StreamState]:
         """Return the states that changed since the last call, and forget the streams longest in memory."""

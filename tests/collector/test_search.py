@@ -324,8 +324,8 @@ def test_a_search_that_takes_too_long_is_given_up(collector, monkeypatch):
     app = App()
     app.requests(50)
     collector.deliver(app.lines)
-    monkeypatch.setattr("audit_middleware.collector.query.SEARCH_SECONDS", -1.0)
-    monkeypatch.setattr("audit_middleware.collector.query.PROGRESS_STEPS", 10)
+    monkeypatch.setattr("audit_middleware.collector.index_search.SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr("audit_middleware.collector.index_search.PROGRESS_STEPS", 10)
     with pytest.raises(Problem) as refused:
         search(collector, ip="10.9.9.9")
     assert (refused.value.status, refused.value.kind) == (503, "search-too-slow")

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +59,7 @@ def test_a_stream_survives_being_written_down_at_any_moment(order, at):
     streams = Streams(nothing, 10)
     follow(streams, app, order[:at])
     kept = {state.stream: state for state in streams.take_moved()}
-    restored = Streams(kept.get, 10, len(kept) + 1, streams.open_gaps)
+    restored = Streams(kept.get, 10, count(len(kept) + 1), streams.open_gaps)
     follow(restored, app, order[at:])
     assert restored.open_gaps == 0
     (state,) = restored.take_moved() or kept.values()

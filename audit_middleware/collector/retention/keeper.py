@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from audit_middleware.collector.auth import OPEN_DOOR
 from audit_middleware.collector.group import Batch, Said
-from audit_middleware.collector.index import Index
+from audit_middleware.collector.index_store import IndexStore
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.retention.expiry import declare_expired, remove_entries, write_inventory
@@ -48,7 +48,7 @@ class Retention:
         policy: Policy,
         keyring: Keyring,
         logs: Logs,
-        index: Index,
+        index: IndexStore,
         quarantine: Quarantine,
         *,
         submit: Callable[[Batch], None],

@@ -1,0 +1,1 @@
+"""The index in PostgreSQL, for one collector or several that share it."""

@@ -1,0 +1,137 @@
+"""Reading the index in PostgreSQL beside its writer: searches, and the monitor's look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import psycopg
+
+from audit_middleware.collector.index_seal import IndexSeal, is_sealed
+from audit_middleware.collector.index_search import too_slow
+from audit_middleware.collector.index_store import Hit
+from audit_middleware.collector.postgres.link import Link
+from audit_middleware.collector.postgres.rows import index_text
+from audit_middleware.collector.query import SEARCH_SECONDS, Query
+from audit_middleware.sealing.seal import leaf_hash
+
+IDLE: Final = 4  # connections kept for the next search
+_Found = tuple[int, int, int, int, bytes, bytes | None]
+
+
+class Searcher:
+    """Answers searches; safe from any thread."""
+
+    def __init__(self, link: Link, seal: IndexSeal, collector: str) -> None:
+        self._link = link
+        self._seal = seal
+        self._collector = collector
+        self._idle: list[psycopg.Connection] = []
+
+    def select(self, query: Query) -> list[Hit]:
+        """Return the newest matches, one more than asked for.
+
+        Raises `Problem` 503 when that takes too long, `StorageError` for an index that is away or was altered.
+        """
+        with self._link.errors(), self._borrowed() as connection:
+            try:
+                return self._select(connection, query)
+            except psycopg.errors.QueryCanceled as error:
+                raise too_slow() from error
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[psycopg.Connection]:
+        """Lend a connection: an idle one while it lives, else a new one."""
+        connection = self._living() or self._link.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _living(self) -> psycopg.Connection | None:
+        """Take an idle connection that PostgreSQL has not forgotten."""
+        with suppress(IndexError):  # of searches in other threads
+            while True:
+                connection = self._idle.pop()
+                try:
+                    connection.execute("SELECT 1")
+                except psycopg.Error:
+                    connection.close()
+                else:
+                    return connection
+        return None
+
+    def _select(self, connection: psycopg.Connection, query: Query) -> list[Hit]:
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(f"SET LOCAL statement_timeout = {max(1, int(SEARCH_SECONDS * 1000))}")
+            logs = connection.execute("SELECT number, origin, collector FROM logs").fetchall()
+            own = [number for number, _, collector in logs if collector == self._collector]
+            found = _newest(connection, query, own)
+        origins = {number: origin for number, origin, _ in logs}
+        return [Hit(ts, id_, origins[id_ >> 40], self._checked(row)) for row in found for ts, id_ in (row[:2],)]
+
+    def _checked(self, row: _Found) -> bytes | None:
+        """Return the line of another collector's ledger, if it is the one that collector has put here."""
+        _, id_, stream, seq, seal, line = row
+        if line is not None and not is_sealed(seal, self._seal.place(stream, seq, id_, leaf_hash(line))):
+            raise self._link.unusable(f"entry {id_} was changed")
+        return line
+
+
+def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) -> list[_Found]:
+    """Search part by part; one whose newest record is older than all that were found has nothing to add."""
+    conditions = "".join(f" AND {condition}" for condition in query.conditions).replace("?", "%s")
+    values: list[Any] = [index_text(value) if isinstance(value, str) else value for value in query.values]
+    wanted = query.limit + 1
+    found: list[_Found] = []
+    for log, month, newest in connection.execute(
+        "SELECT log, month, newest FROM parts ORDER BY newest DESC"
+    ).fetchall():
+        if len(found) == wanted and newest < found[-1][0]:
+            break
+        line = "NULL::bytea" if log in own else "line"
+        statement = (
+            f"SELECT ts, id, stream, seq, seal, {line} FROM records WHERE log = {int(log)} AND month = '{month}'"  # noqa: S608 - of our own
+            f"{conditions} ORDER BY ts DESC, id DESC LIMIT {wanted}"
+        )
+        rows = connection.execute(statement, values).fetchall()
+        found = sorted([*found, *rows], key=lambda row: row[:2], reverse=True)[:wanted]
+    return found
+
+
+class Finder:
+    """Looks streams up; one thread at a time."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._connection: psycopg.Connection | None = None
+
+    def find(self, stream: str) -> tuple[int, bool] | None:
+        """Return where a stream stands; None when it was never seen, or nobody can tell now."""
+        try:
+            if self._connection is None:
+                self._connection = self._link.connect()
+            statement = "SELECT next, closed FROM streams WHERE stream = %s"
+            found = self._connection.execute(statement, (stream,)).fetchone()
+        except psycopg.Error:
+            self.close()
+            return None
+        return (found[0], bool(found[1])) if found else None
+
+    def close(self) -> None:
+        """Close the connection; the next look-up opens one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
