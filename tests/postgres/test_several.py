@@ -3,6 +3,7 @@
 import json
 import threading
 
+import psycopg
 import pytest
 
 from audit_middleware.collector.collector import Collector
@@ -161,3 +162,21 @@ def test_postgres_restarted_under_two_collectors_loses_nothing(shared, two):
     assert pages(two[0], stream=app.stream) == app.lines[::-1]
     lines = [line for collector in two for line in admitted(collector, app.stream)]
     assert sorted(lines) == sorted(app.lines)
+
+
+def test_a_log_that_expired_takes_its_rows_along_and_no_others(shared, two):
+    one, other = two
+    app, stays = App(), App()
+    app.requests(9)
+    stays.requests(9)
+    one.deliver(app.lines)
+    other.deliver(stays.lines)
+    index = one._open.index
+    (log,) = [log for log in one.logs if log.ledger.size]
+    index.forget(log.origin)
+    assert pages(other, stream=app.stream) == []
+    assert (index.locate(app.stream, 3), index.load_stream(app.stream).next) == (None, 10)
+    assert pages(one, stream=stays.stream) == stays.lines[::-1]
+    with psycopg.connect(shared.dsn()) as connection:
+        parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_ready.records'::regclass"
+        assert connection.execute(parts).fetchone() == (1,)
