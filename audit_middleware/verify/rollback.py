@@ -59,7 +59,9 @@ def check_kept(
         message = f"not signed by the key its log is verified with, so it proves nothing: {error}"
         note(Severity.UNCHECKED, "signature", kept.where, message)
         return
-    _check_extends(old, reader, reader.nodes(), kept.where, note, is_expired=is_expired)
+    if not _check_extends(old, reader, reader.nodes(), kept.where, note, is_expired=is_expired):
+        message = f"size {old.size} cannot be compared any more: the leaf hashes that the proof needs have expired"
+        note(Severity.UNCHECKED, "rollback", kept.where, message)
 
 
 def check_folder(
@@ -114,19 +116,21 @@ def _check_archived(
 
 def _check_extends(
     old: Checkpoint, reader: LogReader, nodes: NodeReader, where: str, note: Note, *, is_expired: bool
-) -> None:
+) -> bool:
+    """Note what shows that a log does not extend ``old``; say whether that could be found out."""
     new = reader.checkpoint()
     if new.size < old.size:
         message = f"signed size {old.size}; the log's checkpoint is at {new.size} now: an older copy was put in place"
         note(Severity.TAMPERING, "rollback", where, message)
-        return
+        return True
     try:
         root = old.root if old.size else EMPTY_ROOT
         verify_consistency(old.size, root, new.size, new.root, consistency_proof(old.size, new.size, nodes))
     except (BadProof, BadLedger) as error:
         if is_expired and isinstance(error, BadLedger):
-            return  # what the proof needs has expired
+            return False
         note(Severity.TAMPERING, "rollback", where, f"the log does not continue the tree of {old.size}: {error}")
+    return True
 
 
 class _Extent(NamedTuple):

@@ -20,6 +20,7 @@ from audit_middleware.sealing.seal import leaf_hash, parse_frame
 from audit_middleware.sealing.stream import StreamFollower
 from audit_middleware.sealing.text import b64url
 from audit_middleware.verify import verify_logs
+from audit_middleware.verify.rollback import KeptCheckpoint
 from tests.collector.kit import KEYRING, OPEN, App, own_lines, settings_for
 
 RULES = [
@@ -383,3 +384,20 @@ def test_nothing_of_an_expired_record_is_left_in_the_data_folder(years):
 def test_what_the_collector_says_alone_begins_no_log_of_another_class(years):
     years.retention.place(hold())
     assert [log.path.partition("/")[0] for log in years.collector.logs] == ["collector"]
+
+
+def test_a_checkpoint_kept_from_an_expired_log_is_compared_where_that_is_possible_and_said_where_not(years, tmp_path):
+    app = App()
+    app.requests(700)
+    kept = []
+    for part in (slice(0, 100), slice(100, 400), slice(400, None)):
+        years.deliver(app.lines[part], "2023-05-01")
+        note = years.collector.logs.find("default/2023h1").note
+        kept.append(KeptCheckpoint(f"size {len(kept)}", note))
+    years.apply()
+    target = folder_target(years.data, Trust((), ()), kept)
+    found = verify_logs(target.logs, KEYRING, scope=target.scope)
+    unchecked = [finding for finding in found.findings if finding.severity.value == "unchecked"]
+    assert [finding.where for finding in unchecked] == ["size 0", "size 1"]
+    assert "have expired" in unchecked[0].message
+    assert found.exit_code == 2
