@@ -27,6 +27,7 @@ unclosed_seconds = 3.0
 haste = 1.0
 shop = 14.0
 """
+PATIENT = ORDINARY.replace("settle_seconds = 1.0", "settle_seconds = 32.0")  # a shipper may pause for 30 s
 EXPECTING = ORDINARY.replace("[monitor]", '[monitor]\nexpected_services = ["billing"]')
 APPLICATION = """
 import sys
@@ -231,7 +232,7 @@ def test_an_application_that_is_killed_is_found_and_its_successor_explains_it(si
 @pytest.mark.faults
 def test_an_ordinary_run_has_no_findings(site_with):
     """Work, a while of idleness, a collector that is away for longer than a beat, a clean end of everything."""
-    site = site_with()
+    site = site_with(PATIENT)
     process = site.start_application()
     time.sleep(2)
     end(site.processes[0])
@@ -239,7 +240,7 @@ def test_an_ordinary_run_has_no_findings(site_with):
         assert site.sell()
         time.sleep(1.2)
     site.collect()
-    for _ in range(20):
+    for _ in range(48):
         time.sleep(1.0)
         assert site.findings() == []
     end(process)
