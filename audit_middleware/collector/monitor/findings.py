@@ -36,6 +36,9 @@ KEPT_RESOLVED: Final = 1000
 MAX_FINDINGS: Final = 10_000
 """Open and acknowledged ones; further ones are only counted, and a metric says so."""
 
+RESERVED: Final = 1000
+"""Room beyond that for what the collector sees by itself: no number of forged streams may hide a damaged ledger."""
+
 
 class Observation(NamedTuple):
     """What a rule sees; kind and ``about`` are its identity, service and stream whom it concerns."""
@@ -231,7 +234,8 @@ class FindingBook:
         return self._enter(told, change, is_on_record=True)
 
     def _open(self, seen: Observation, now: str, former: Finding | None, *, is_on_record: bool) -> list[Transition]:
-        if former is None and len(self._findings) >= MAX_FINDINGS + KEPT_RESOLVED:
+        room = MAX_FINDINGS + KEPT_RESOLVED + (RESERVED if KINDS[seen.kind].is_own else 0)
+        if former is None and len(self._findings) >= room:
             self.overflowed += 1
             return []
         finding = Finding(

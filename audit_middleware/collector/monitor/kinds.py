@@ -14,7 +14,8 @@ class Kind(NamedTuple):
     """One kind of finding.
 
     ``lasts`` says that it is a condition, which holds until it does not; else it is an event, and each further one is
-    news. ``ends`` says whether the monitor may resolve it, or only a person.
+    news. ``ends`` says whether the monitor may resolve it, or only a person. ``is_own`` says that the collector sees it
+    by itself, so that no producer can bring about any number of them.
     """
 
     severity: Severity
@@ -22,6 +23,7 @@ class Kind(NamedTuple):
     ends: Ends
     meaning: str
     remedy: str
+    is_own: bool = False
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -109,6 +111,7 @@ KINDS: Final[dict[str, Kind]] = {
         "itself",
         "an expected service was never heard, or has ended and was not started again",
         "start it, correct `expected_services`, or its name",
+        is_own=True,
     ),
     "volume": Kind(
         "warning",
@@ -124,6 +127,7 @@ KINDS: Final[dict[str, Kind]] = {
         "a file of the stored ledger was altered, cut or removed",
         "stop whoever can write there, keep the disk as evidence, restore the file from a copy, then "
         "run `audit-ready verify`",
+        is_own=True,
     ),
     "rollback": Kind(
         "critical",
@@ -131,6 +135,7 @@ KINDS: Final[dict[str, Kind]] = {
         "person",
         "a checkpoint or its guard was replaced by an older or another one while the collector runs",
         "stop whoever can write there; do not restart before a newer copy is back, see After restoring a backup",
+        is_own=True,
     ),
     "worm": Kind(
         "critical",
@@ -138,5 +143,14 @@ KINDS: Final[dict[str, Kind]] = {
         "itself",
         "the store no longer keeps what is written from being changed",
         "restore the store's lock settings; what was written meanwhile is only as safe as the disk",
+        is_own=True,
+    ),
+    "store": Kind(
+        "critical",
+        True,
+        "itself",
+        "the store does not answer: nothing can be kept there, and nothing that is kept there is looked at",
+        "look at the store, its network and its credentials; what is delivered waits in the spools until it answers",
+        is_own=True,
     ),
 }

@@ -2,6 +2,9 @@
 
 One unit is one file and what stands above it. The newest part is looked at all the time, the rest in passes from the
 top down: what is good above is what the rest is compared with.
+
+A file that cannot be read is damaged; a store that does not answer, `StoreUnavailable`, says nothing about its files:
+every check here raises it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.collector.storage import Store
-from audit_middleware.errors import BadLedger, BadSignature, StorageError, VerificationError
+from audit_middleware.errors import BadLedger, BadSignature, StorageError, StoreUnavailable, VerificationError
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.tlog.merkle import HASH_SIZE, leaf_hash, root_of, tree_root
 from audit_middleware.tlog.note import Verifier
@@ -140,6 +143,8 @@ def check_archived(log: PatrolledLog, key: str, suspects: set[Unit]) -> Damage |
             raise BadLedger(f"is of size {archived.size}, the log has {reader.checkpoint().size}", where=key)
         if not suspects and tree_root(archived.size, reader.nodes()) != archived.root:
             raise BadLedger("is signed, and of another history", where=key)
+    except StoreUnavailable:
+        raise
     except (VerificationError, StorageError) as error:
         where = error.where if isinstance(error, BadLedger) else key
         return Damage("tampering", log.origin, where if where.startswith("tile/") else key, str(error))
@@ -224,6 +229,8 @@ def _faulty(log: PatrolledLog, reader: LogReader, unit: Unit, check: _Check) -> 
         return Damage("tampering", log.origin, error.where, str(error), error.first, error.last)
     except BadLedger as error:
         return Damage("tampering", log.origin, error.where, str(error), *span)
+    except StoreUnavailable:
+        raise
     except (BadSignature, StorageError) as error:
         return Damage("tampering", log.origin, tile_path(unit.level, unit.number), str(error), *span)
     return None

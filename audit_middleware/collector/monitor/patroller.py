@@ -1,6 +1,7 @@
 """The thread that patrols the store, without haste: what is new every second, the rest at a bounded rate.
 
-A damaged file, or a store that fails, is reported and never ends the patrol.
+A damaged file, or a store that fails, is reported and never ends the patrol. While the store is away the pass waits
+where it is: what could not be read was not looked at.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from audit_middleware.collector.monitor.patrol import (
     newest,
     units,
 )
-from audit_middleware.errors import AuditError, StorageError
+from audit_middleware.errors import AuditError, StorageError, StoreUnavailable
 from audit_middleware.tlog.tiles import WIDTH
 
 TURN_SECONDS: Final = 1.0
@@ -104,6 +105,8 @@ class Patroller:
         self._monotonic = monotonic
         self._steps: Iterator[int] = iter(())
         self._suspects: dict[str, set[Unit]] = {}
+        self._is_stuck = False
+        self._reached: set[str] = set()
         self._turns = 0
         self._pass_at = 0.0
         self._worm_at = 0.0
@@ -138,18 +141,45 @@ class Patroller:
 
     def turn(self) -> None:
         """Look at what is new, then go on with the pass for as long as rate and time allow."""
-        began, spent = self._monotonic(), 0
-        self.bytes += sum(self._look_at_newest(log) for log in self._logs())
+        began = self._monotonic()
         if began >= self._worm_at:
             self._worm_at = began + WORM_SECONDS
             self._ask_stores()
+        if all(self._reach(log) for log in self._logs()):
+            self._go_on(began)
+        self._turns += 1
+
+    def _reach(self, log: PatrolledLog) -> bool:
+        """Look at what is new in a log; say whether its store is there."""
+        try:
+            self.bytes += self._look_at_newest(log)
+        except StoreUnavailable as error:
+            self._miss(log.origin, error)
+            return False
+        if log.origin not in self._reached and not self._is_stuck:
+            self._reached.add(log.origin)
+            self._report(Sound("store", f"{log.origin} store"))
+        return True
+
+    def _go_on(self, began: float) -> None:
+        spent = 0
         while spent < self._rate and self._monotonic() - began < SHARE * TURN_SECONDS:
-            step = next(self._steps, None)
+            try:
+                step = next(self._steps, None)
+            except StoreUnavailable as error:
+                self._is_stuck, self._steps = True, iter(())
+                self._miss(self.patrolled.log, error)
+                break
             if step is None and not self._begin_pass():
                 break
+            if step is not None:
+                self._is_stuck = False
             spent += step or 0
         self.bytes += spent
-        self._turns += 1
+
+    def _miss(self, origin: str, error: StoreUnavailable) -> None:
+        self._reached.discard(origin)
+        self._report(Damage("store", origin, "store", str(error)))
 
     def _run(self) -> None:
         while not self._stopping.wait(TURN_SECONDS):
@@ -218,13 +248,19 @@ class Patroller:
                 if damage is not None:
                     self._tell(log, damage)
                 yield ARCHIVED_BYTES
+        except StoreUnavailable:
+            raise
         except StorageError as error:
             self._tell(log, Damage("tampering", log.origin, "checkpoints", str(error)))
 
     def _ask_stores(self) -> None:
         for log in self._logs():
             if isinstance(log.store, Worm):
-                failure = _worm_failure(log.store)
+                try:
+                    failure = _worm_failure(log.store)
+                except StoreUnavailable as error:
+                    self._miss(log.origin, error)
+                    return
                 seen = Damage("worm", log.origin, "store", failure or "")
                 self._report(seen if failure else Sound("worm", seen.about))
 
@@ -232,5 +268,7 @@ class Patroller:
 def _worm_failure(store: Worm) -> str | None:
     try:
         return store.worm_failure()
+    except StoreUnavailable:
+        raise
     except AuditError as error:
         return str(error)

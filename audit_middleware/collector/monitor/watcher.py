@@ -87,6 +87,7 @@ class Watcher:
         self._sizes: dict[str, int] = {}
         self._is_quiet = False
         self._saying = False
+        self._is_unheard = False
         self._behind: dict[str, int] = {}
         self._saved_at = 0.0
         self._watch: Watch | None = None
@@ -266,8 +267,11 @@ class Watcher:
         try:
             done = self._hall.say([finding.reviewed() for finding in islice(unsaid.values(), SAID_AT_ONCE)])
         except Problem as problem:
-            _log.warning("findings cannot be put on record now: %s", problem.detail)
+            if not self._is_unheard:
+                _log.warning("findings cannot be put on record now, it is tried again: %s", problem.detail)
+            self._is_unheard = True
             return
+        self._is_unheard = False
         self._saying = True
         done.add_done_callback(lambda _: self._inbox.put(_Said()))
 

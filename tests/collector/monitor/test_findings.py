@@ -164,6 +164,7 @@ def test_a_flood_of_findings_is_bounded_and_counted():
     for number in range(MAX_FINDINGS + KEPT_RESOLVED + 5):
         book.observe(seen("drop", str(number)), at(0))
     assert (len(list(book)), book.overflowed) == (MAX_FINDINGS + KEPT_RESOLVED, 5)
+    assert [each.change for each in book.observe(seen("tampering", "log tile/0/000"), at(1))] == ["opened"]
 
 
 def test_resolved_findings_are_forgotten_oldest_first():

@@ -20,7 +20,7 @@ from audit_middleware.collector.monitor.patrol import (
 )
 from audit_middleware.collector.monitor.patroller import PassEnded, Patroller, Sound
 from audit_middleware.collector.storage.files import FileStore
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import StorageError, StoreUnavailable
 from audit_middleware.tlog.merkle import leaf_hash
 from audit_middleware.tlog.note import Signer
 from audit_middleware.tlog.tiles import WIDTH, encode_bundle, entries_path, tile_path
@@ -236,6 +236,9 @@ def test_a_patrol_beside_a_growing_ledger_finds_nothing(small):
     assert small.checkpoint().size > 1000
 
 
+THERE = Sound("store", f"{Kept.origin} store")
+
+
 class Clock:
     """Time that passes only when it is told to."""
 
@@ -259,9 +262,9 @@ def test_a_pass_keeps_to_its_rate_says_how_far_it_is_and_ends(kept):
     turns(patroller, clock, 20)
     assert patroller.bytes <= 20 * (rate + 200_000)
     assert 0 < patroller.progress().entries < patroller.progress().total == SIZE
-    assert found == []
+    assert found == [THERE]
     turns(patroller, clock, 100)
-    assert isinstance(found[0], PassEnded)
+    assert isinstance(found[1], PassEnded)
     assert patroller.progress().last_full_pass is not None
 
 
@@ -275,7 +278,7 @@ def test_a_pass_is_taken_up_after_a_restart_where_it_was(kept):
     turns(again, clock, 1)
     assert at <= again.patrolled.index < at + 60
     turns(again, clock, 100)
-    assert found[0] == PassEnded(began)
+    assert found == [THERE, THERE, PassEnded(began), *found[3:]]
 
 
 def test_old_damage_is_found_within_one_pass_and_new_damage_within_five_turns(kept):
@@ -284,7 +287,7 @@ def test_old_damage_is_found_within_one_pass_and_new_damage_within_five_turns(ke
     turns(patroller, clock, 3)
     kept.flip(entries_path(SIZE // WIDTH - 12), at=50)
     turns(patroller, clock, 4)
-    assert {each.path for each in found} == {entries_path(SIZE // WIDTH - 12)}
+    assert {each.path for each in found if each != THERE} == {entries_path(SIZE // WIDTH - 12)}
     kept.flip(entries_path(200), at=50)
     turns(patroller, clock, 120)
     assert entries_path(200) in {each.path for each in found if isinstance(each, Damage)}
@@ -315,6 +318,59 @@ def test_a_disk_that_fails_is_reported_and_the_patrol_goes_on(kept):
 DEAF = "the bucket does not answer"
 
 
+class Away(Broken):
+    """A store that does not answer, or not for some files; everything in it is as it was."""
+
+    is_away = False
+
+    def get(self, key):
+        if self.is_away or key in self.broken:
+            raise StoreUnavailable(DEAF)
+        return FileStore.get(self, key)
+
+    def keys(self, prefix):
+        if self.is_away:
+            raise StoreUnavailable(DEAF)
+        return super().keys(prefix)
+
+    def worm_failure(self):
+        if self.is_away:
+            raise StoreUnavailable(DEAF)
+
+
+def test_a_store_that_does_not_answer_is_away_and_not_tampered_with(kept):
+    kept.store = Away(kept.folder / "log")
+    clock, found = Clock(), []
+    patroller = Patroller(lambda: [kept], 100_000, found.append, wall=clock, monotonic=clock)
+    turns(patroller, clock, 20)
+    at, began = patroller.patrolled.index, patroller.patrolled.began
+    found.clear()
+    kept.store.is_away = True
+    turns(patroller, clock, 200)
+    assert {(each.kind, each.about, each.message) for each in found} == {("store", THERE.about, DEAF)}
+    assert (patroller.patrolled.index, patroller.progress().last_full_pass) == (at, None)
+    kept.store.is_away = False
+    found.clear()
+    turns(patroller, clock, 1)
+    assert [each for each in found if each.kind == "store"] == [THERE]
+    turns(patroller, clock, 100)
+    assert PassEnded(began) in found
+
+
+def test_a_pass_does_not_end_over_a_file_that_the_store_does_not_give(kept):
+    kept.store = Away(kept.folder / "log")
+    kept.store.broken = {entries_path(100)}
+    clock, found = Clock(), []
+    patroller = Patroller(lambda: [kept], 10_000_000, found.append, wall=clock, monotonic=clock)
+    turns(patroller, clock, 50)
+    assert (patroller.patrolled.index, patroller.progress().last_full_pass) == (100, None)
+    assert found[-40:] == [Damage("store", kept.origin, "store", DEAF)] * 40
+    kept.store.broken = frozenset()
+    turns(patroller, clock, 50)
+    assert THERE in found[50:]
+    assert any(isinstance(each, PassEnded) for each in found)
+
+
 class Locked(FileStore):
     """A store that claims to be write-once, and may lose that."""
 
@@ -331,7 +387,7 @@ def test_a_store_that_is_write_once_no_longer_is_reported_until_it_is_again(smal
     clock, found = Clock(), []
     patroller = Patroller(lambda: [small], 1000, found.append, wall=clock, monotonic=clock)
     turns(patroller, clock, 1)
-    assert found == [Sound("worm", f"{small.origin} store")]
+    assert found == [Sound("worm", f"{small.origin} store"), THERE]
     for failure in ("object lock was turned off", "unreachable"):
         small.store.failure = failure
         found.clear()
