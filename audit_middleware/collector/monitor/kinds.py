@@ -88,7 +88,7 @@ KINDS: Final[dict[str, Kind]] = {
         "warning",
         True,
         "itself",
-        "the clock of a producer is ahead of the collector's, or behind it",
+        "the clock of a producer is ahead of the collector's, or behind it; or the collector's own was set",
         "check the time synchronisation of that host and of the collector",
     ),
     "spool": Kind(

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import SHOWN, Observation
 from audit_middleware.collector.monitor.heard import Hearing, Service, Stream
 from audit_middleware.collector.monitor.settings import MonitorSettings
+from audit_middleware.record import COLLECTOR_SERVICE
 
 STEADY_SECONDS: Final = 2.0
 """Delays of several deliveries that differ by less are a clock's, not a queue's."""
 
 STEADY_SPAN: Final = 20.0
 """Seconds that those deliveries have to be apart."""
+
+STEP_SHOWN_SECONDS: Final = 60.0
 
 HOUR: Final = 3600
 DAY: Final = 24
@@ -116,6 +119,20 @@ def skews(hearing: Hearing, settings: MonitorSettings, now: Now) -> list[Observa
             about = f"{stream.service} {stream.instance}"
             found[about] = Observation("skew", about, evidence, stream.service)
     return list(found.values())
+
+
+class Step(NamedTuple):
+    """The wall clock of this machine moved by ``seconds`` at a moment ``mono`` of the one that never steps."""
+
+    mono: float
+    seconds: float
+
+
+def steps(step: Step, now: Now) -> Iterator[Observation]:
+    """Yield the step of this collector's own clock, for a while: its times before and after do not compare."""
+    if now.mono - step.mono < STEP_SHOWN_SECONDS:
+        evidence = {"stepped_seconds": round(step.seconds)}
+        yield Observation("skew", COLLECTOR_SERVICE, evidence, COLLECTOR_SERVICE)
 
 
 def _fresh(hearing: Hearing, now: Now) -> Iterator[Stream]:

@@ -48,6 +48,7 @@ class Watch:
         self.hearing = Hearing(settings, find, now, state.memory)
         self._settings = settings
         self._last = now
+        self._step = rules.Step(float("-inf"), 0.0)
 
     def remember(self) -> WatchState:
         """Return what makes this watch again."""
@@ -76,6 +77,9 @@ class Watch:
         else:
             hour = int(now.wall) // rules.HOUR
             self.hearing.hours[hour] = self.hearing.hours.get(hour, 0.0) + passed
+        step = now.wall - self._last.wall - passed
+        if abs(step) >= self._settings.skew_seconds:
+            self._step = rules.Step(now.mono, step)
         self._last = now
         moved = [transition for kind, seen in self._conditions(now) for transition in self._reconcile(kind, seen, now)]
         for stream in list(rules.given_up(self.hearing, self._settings, now)):
@@ -98,7 +102,7 @@ class Watch:
     def _conditions(self, now: Now) -> Iterator[tuple[str, list[Observation]]]:
         hearing, settings = self.hearing, self._settings
         yield "lag", rules.lags(hearing, settings, now)
-        yield "skew", rules.skews(hearing, settings, now)
+        yield "skew", [*rules.skews(hearing, settings, now), *rules.steps(self._step, now)]
         yield "spool", rules.spools(hearing, settings, now)
         yield "volume", rules.volumes(hearing, settings, now)
         if hearing.listened(now) >= settings.settle_seconds:

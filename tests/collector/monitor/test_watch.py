@@ -275,6 +275,22 @@ def test_setting_the_wall_clock_makes_nobody_silent(stand):
         assert stand.findings("silence") == []
 
 
+def test_a_step_of_the_collectors_own_clock_is_shown_for_a_minute_and_is_on_record(stand):
+    stand.pass_seconds(30)
+    stand.set_clock(4)
+    stand.pass_seconds(1)
+    assert stand.findings() == []
+    stand.set_clock(-86_400)
+    stand.pass_seconds(5)
+    found = stand.one("skew")
+    assert (found.about, found.evidence) == ("audit-collector", {"stepped_seconds": -86_400})
+    stand.pass_seconds(60)
+    assert stand.one("skew", "resolved").resolved_by == MONITOR
+    stand.set_clock(3600)
+    stand.pass_seconds(1)
+    assert (stand.one("skew").occurrence, stand.one("skew").evidence["stepped_seconds"]) == (2, 3600)
+
+
 def test_a_backlog_after_an_outage_is_no_lag_but_one_that_does_not_shrink_is(stand):
     app = stand.app()
     stand.pass_seconds(60, beating=[app])
