@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from audit_middleware.errors import ConfigurationError
 def command(
     data: Path | None, listen: str | None, file: Path | None, name: str | None, guard: Path | None, as_json: bool
 ) -> None:
-    """Run the collector until SIGINT or SIGTERM.
+    """Run the collector until SIGINT or SIGTERM; SIGHUP begins anew with the settings as they are then.
 
     Application keys come from AUDIT_KEYS or AUDIT_KEY_FILE, tokens from AUDIT_TOKENS, or all of it from --config.
     Prints the log's verifier key (vkey); give it to whoever verifies.
@@ -55,4 +56,5 @@ def command(
         for vkey in getattr(collector, "vkeys", ()):
             click.echo(f"log key: {vkey}")
 
-    serve(settings, announce)
+    if serve(settings, announce, require_settings=lambda: read_settings(file, **texts)):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the command this process began with

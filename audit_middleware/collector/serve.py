@@ -1,8 +1,9 @@
-"""Run a collector under uvicorn, in this process, until SIGINT or SIGTERM."""
+"""Run a collector under uvicorn, in this process, until SIGINT or SIGTERM, or until SIGHUP asks to begin anew."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import socket
 import ssl
@@ -26,20 +27,31 @@ GC_THRESHOLD: Final = (50_000, 20, 20)  # records are no cycles: at 700 the coll
 Announce = Callable[[Collector, str], None]
 """Called with the open collector and its URL before the first request."""
 
+_log: Final = logging.getLogger(__name__)
 
-def serve(settings: CollectorSettings, announce: Announce = lambda _collector, _url: None) -> None:
-    """Serve until a signal comes; returns when everything is committed and closed.
+
+def serve(
+    settings: CollectorSettings,
+    announce: Announce = lambda _collector, _url: None,
+    *,
+    require_settings: Callable[[], object] = lambda: None,
+) -> bool:
+    """Serve until a signal comes; returns when everything is committed and closed: whether to begin anew.
+
+    ``require_settings`` is called at SIGHUP and raises `ConfigurationError` when a new beginning would not work: then
+    this says so and goes on with what it has.
 
     Raises `ConfigurationError` for an address that cannot be had, and what `Collector` raises.
     """
     gc.set_threshold(*GC_THRESHOLD)
-    signals = _Signals()
+    signals = _Signals(require_settings)
     with bind(settings.host, settings.port) as listener, Collector(settings).open(wait=START_WAIT) as collector:
         server = _Server(_config(collector))
         signals.server = server
         announce(collector, url_of(listener, settings.tls))
         server.should_exit = signals.has_come
         server.run(sockets=[listener])
+    return signals.is_anew
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -61,17 +73,29 @@ def url_of(listener: socket.socket, tls: TLSSettings | None = None) -> str:
 
 
 class _Signals:
-    """SIGINT and SIGTERM end the server in peace, whenever they come.
+    """SIGINT and SIGTERM end the server in peace, whenever they come; SIGHUP too, if what it would begin with is sound.
 
     uvicorn raises the signal again once everything is closed; here it then means nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, require_settings: Callable[[], object]) -> None:
         self.has_come = False
+        self.is_anew = False
         self.server: uvicorn.Server | None = None
+        self._require_settings = require_settings
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._stop)
+            signal.signal(signal.SIGHUP, self._begin_anew)
+
+    def _begin_anew(self, *_: object) -> None:
+        try:
+            self._require_settings()
+        except ConfigurationError as error:
+            _log.error("the configuration is not taken, what runs goes on as it is: %s", error)
+            return
+        self.is_anew = not self.has_come
+        self._stop()
 
     def _stop(self, *_: object) -> None:
         self.has_come = True

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import socket
+import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,11 +47,23 @@ class TLSSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     client_ca: str | None = None
 
     def require_files(self) -> None:
-        """Raise `ConfigurationError` for a file that is not there."""
+        """Raise `ConfigurationError` for a file that is not there, or is not what it should be."""
         for name in ("certificate", "key", "client_ca"):
             file = getattr(self, name)
             if file is not None and not Path(file).is_file():
                 raise ConfigurationError(f"tls.{name}: {file} is not there")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.certificate, self.key, lambda: "")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"tls.certificate and tls.key: {self.certificate} and {self.key} are no pair of PEM files without a "
+                f"password: {error}"
+            ) from error
+        try:
+            context.load_verify_locations(self.client_ca) if self.client_ca else None
+        except OSError as error:
+            raise ConfigurationError(f"tls.client_ca: {self.client_ca} holds no PEM certificate: {error}") from error
 
 
 class _Declared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ import pytest
 
 from audit_middleware.collector.serve import bind
 from audit_middleware.errors import ConfigurationError
+from audit_middleware.sealing.keys import new_key, read_key_file
 from tests.collector.kit import App
 
 PROGRAM = """
@@ -45,6 +46,54 @@ def test_sigterm_ends_a_served_collector_cleanly_and_soon(tmp_path):
     assert time.monotonic() - started < 3
     lines = b"".join(path.read_bytes() for path in (tmp_path / "data/log").glob("*/*/tile/entries/000.p/*"))
     assert b'"type":"close"' in lines
+
+
+SOUND = '[[retention]]\nkeep = "2y"\n'
+MAIN = "from audit_middleware.cli import main; main()"
+
+
+def test_sighup_takes_a_sound_configuration_and_names_the_line_of_one_that_is_not(tmp_path):
+    config, keys = tmp_path / "collector.toml", tmp_path / "keys"
+    keys.write_text(new_key("k1") + "\n")
+    keys.chmod(0o600)
+    config.write_text(f'data = "{tmp_path / "data"}"\nkey_file = "{keys}"\nlisten = "127.0.0.1:0"\n' + SOUND)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "collect", "--config", str(config), "--json"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            app = App(read_key_file(keys))
+            assert receipt_of(url, app.lines[0])["accepted"] == 1
+            config.write_text(config.read_text().replace('"2y"', '"soon"'))
+            process.send_signal(signal.SIGHUP)
+            said = process.stderr.readline()
+            assert "collector.toml, line 4: retention[0] (class 'default'): keep 'soon'" in said
+            assert "what runs goes on as it is" in said
+            assert receipt_of(url, app.request())["accepted"] == 1
+
+            config.write_text(config.read_text().replace('"soon"', '"3y"') + '[[tokens]]\nname = "shop"\n')
+            process.send_signal(signal.SIGHUP)
+            assert "tokens[0]" in process.stderr.readline()
+            config.write_text(config.read_text().partition("[[tokens]]")[0])
+            process.send_signal(signal.SIGHUP)
+            again = json.loads(process.stdout.readline())["url"]
+            assert receipt_of(again, *app.lines)["duplicates"] == 2
+            with urllib.request.urlopen(f"{again}/v1/retention", timeout=5) as response:
+                assert b'"3y"' in response.read()
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def receipt_of(url, *lines):
+    request = urllib.request.Request(f"{url}/v1/records", data=b"\n".join(lines), method="POST")
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return json.load(response)
 
 
 def test_an_address_in_use_is_named():
@@ -80,9 +129,7 @@ def served(tmp_path, program, *arguments):
 
 
 def deliver(url, line):
-    request = urllib.request.Request(f"{url}/v1/records", data=line, method="POST")
-    with urllib.request.urlopen(request, timeout=5) as response:
-        return json.load(response)["accepted"]
+    return receipt_of(url, line)["accepted"]
 
 
 def half_heads(url, number):

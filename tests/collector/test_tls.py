@@ -157,6 +157,8 @@ def test_what_is_contradictory_is_refused_at_the_start(tmp_path, authority):
         settings_for(tmp_path, tokens=TOKENS)
     with pytest.raises(ConfigurationError, match=r"tls\.key: .* is not there"):
         settings_for(tmp_path, tls=TLSSettings(certificate=str(authority.file), key="/nowhere"))
+    with pytest.raises(ConfigurationError, match=r"tls\.certificate and tls\.key: .* are no pair of PEM files"):
+        settings_for(tmp_path, tls=TLSSettings(certificate=str(authority.file), key=str(authority.file)))
     twice = [TOKENS[0], TokenSetting(name="again", services=["*"], certificate="orders.internal")]
     with pytest.raises(ConfigurationError, match="'again' is there twice"):
         Tokens(twice)
