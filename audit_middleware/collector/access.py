@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.group import Batch, Said
 from audit_middleware.collector.problems import Problem
-from audit_middleware.record import COLLECTOR_SERVICE, Accessed, AccessKind
+from audit_middleware.collector_record import Accessed, AccessKind
+from audit_middleware.record import COLLECTOR_SERVICE
 from audit_middleware.sealing.text import timestamp
 
 NOBODY: Final = "unknown"

@@ -20,8 +20,9 @@ from audit_middleware.collector.logs import FinishedLog, Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.streams import Stream, Streams
+from audit_middleware.collector_record import Quarantined
 from audit_middleware.errors import ConfigurationError, MalformedLine, StorageError
-from audit_middleware.record import Payload, Quarantined
+from audit_middleware.record import Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
 from audit_middleware.sealing.stream import Step

@@ -29,8 +29,8 @@ from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
 from audit_middleware.collector.retention.keeper import Retention
 from audit_middleware.collector.settings import CollectorSettings
+from audit_middleware.collector_record import AccessKind
 from audit_middleware.errors import StorageError
-from audit_middleware.record import AccessKind
 
 PROGRESS_SECONDS: Final = 5.0
 _log: Final = logging.getLogger(__name__)

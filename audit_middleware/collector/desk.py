@@ -26,9 +26,10 @@ from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
 from audit_middleware.collector.retention.policy import OWN_CLASS, Policy
 from audit_middleware.collector.streams import Streams
+from audit_middleware.collector_record import ConflictFound
 from audit_middleware.errors import BadLedger
 from audit_middleware.journal.segment import peek
-from audit_middleware.record import ConflictFound, Payload, StreamHead
+from audit_middleware.record import Payload, StreamHead
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp

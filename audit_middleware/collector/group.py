@@ -15,7 +15,8 @@ from audit_middleware.collector.logs import Log
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.quarantine import Held, spell
 from audit_middleware.collector.streams import GapEvent, merged
-from audit_middleware.record import ConflictFound, Delivery, GapFound, Ingested, Payload, Quarantined
+from audit_middleware.collector_record import ConflictFound, Delivery, GapFound, Ingested, Quarantined
+from audit_middleware.record import Payload
 
 DELIVERIES_PER_RECORD: Final = 150  # streams one `ingest` record names; more would not fit into a line
 

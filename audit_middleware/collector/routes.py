@@ -15,7 +15,7 @@ from audit_middleware.collector.access import NOBODY
 from audit_middleware.collector.auth import Caller, Role
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.problems import Problem, busy, problem_response
-from audit_middleware.record import AccessKind
+from audit_middleware.collector_record import AccessKind
 
 SIGNATURE: Final = "Audit-Collector"
 CERTIFICATE: Final = "audit_middleware.certificate"

@@ -14,8 +14,9 @@ from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.retention.keeper import Retention
 from audit_middleware.collector.routes import caller_of, collector_of, source_of
+from audit_middleware.collector_record import Held
 from audit_middleware.errors import BadLedger, ConfigurationError, StorageError
-from audit_middleware.record import COLLECTOR_SERVICE, Held
+from audit_middleware.record import COLLECTOR_SERVICE
 
 MAX_BODY: Final = 64 * 1024
 T = TypeVar("T")

@@ -11,8 +11,9 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from audit_middleware.errors import MalformedLine
+from audit_middleware.payloads import PAYLOADS
 from audit_middleware.plain import MAX_DEPTH
-from audit_middleware.record import MAX_INTEGER, PAYLOADS, AuditRecord, Payload
+from audit_middleware.record import MAX_INTEGER, AuditRecord, Payload
 from audit_middleware.sealing.seal import Frame
 
 

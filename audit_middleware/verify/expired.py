@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from audit_middleware.collector_record import Retained
 from audit_middleware.errors import BadLedger
-from audit_middleware.record import COLLECTOR_CLASS, Count, LeafHash, Retained, StreamId
+from audit_middleware.record import COLLECTOR_CLASS, Count, LeafHash, StreamId
 from audit_middleware.sealing.seal import Frame
 from audit_middleware.sealing.stream import Segment, Step, StreamFollower
 from audit_middleware.tlog.encoding import to_base64

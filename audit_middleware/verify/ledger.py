@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from audit_middleware.collector_record import Retained
 from audit_middleware.errors import BadLedger, BadSignature, ConfigurationError, VerificationError
-from audit_middleware.record import COLLECTOR_TYPES, Retained
+from audit_middleware.record import COLLECTOR_TYPES
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.stream import Gap, Step

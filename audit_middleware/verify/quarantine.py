@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from audit_middleware.record import COLLECTOR_SERVICE, ConflictFound, Payload, Quarantined
+from audit_middleware.collector_record import ConflictFound, Quarantined
+from audit_middleware.record import COLLECTOR_SERVICE, Payload
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.text import b64url
 from audit_middleware.verify.lines import MAX_ACCOUNTED, Claim, LineVerifier

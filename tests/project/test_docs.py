@@ -18,7 +18,7 @@ from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, config
 from audit_middleware.cli import COMMANDS
 from audit_middleware.collector.monitor.kinds import KINDS
 from audit_middleware.collector.monitor.settings import MonitorSettings
-from audit_middleware.record import json_schema
+from audit_middleware.payloads import json_schema
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import parse_frame
 from audit_middleware.verify.report import MEANINGS

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_middleware.errors import BadSeal, MalformedLine, UnknownKey
+from audit_middleware.payloads import json_schema
 from audit_middleware.plain import Plainer
-from audit_middleware.record import MAX_LINE, AuditRecord, Principal, Resource, Source, Trace, json_schema
+from audit_middleware.record import MAX_LINE, AuditRecord, Principal, Resource, Source, Trace
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import new_key, parse_keys
 from audit_middleware.sealing.parse import parse_rec

@@ -18,8 +18,8 @@ from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.retention.policy import RetentionSetting
 from audit_middleware.collector.storage import stores
+from audit_middleware.collector_record import Held
 from audit_middleware.errors import ConfigurationError, StorageError
-from audit_middleware.record import Held
 from audit_middleware.tlog.reader import LogReader
 from tests.collector.kit import PERIOD, App, admitted, own_lines, settings_for
 from tests.stores.gateway import EVERYTHING

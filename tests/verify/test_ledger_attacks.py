@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from audit_middleware.record import ConflictFound, Quarantined
+from audit_middleware.collector_record import ConflictFound, Quarantined
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import new_key, parse_keys
 from audit_middleware.sealing.seal import Sealer

@@ -20,7 +20,8 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from audit_middleware.collector.monitor.kinds import KINDS, Severity
-from audit_middleware.record import COLLECTOR_SERVICE, Reviewed
+from audit_middleware.collector_record import Reviewed
+from audit_middleware.record import COLLECTOR_SERVICE
 
 State = Literal["open", "acknowledged", "resolved"]
 Change = Literal["opened", "reopened", "acknowledged", "resolved"]

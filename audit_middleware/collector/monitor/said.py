@@ -12,7 +12,8 @@ from typing import Any, Final
 from audit_middleware.collector.monitor.findings import SHOWN, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Stream
 from audit_middleware.collector.monitor.ranges import Range, added, removed, size_of
-from audit_middleware.record import ConflictFound, Dropped, GapFound, Quarantined
+from audit_middleware.collector_record import ConflictFound, GapFound, Quarantined
+from audit_middleware.record import Dropped
 
 KEPT_RANGES: Final = 1000
 """Ranges of one stream that a finding remembers; those beyond become one, which only a person can resolve."""

@@ -13,18 +13,8 @@ from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
 from audit_middleware.collector.monitor.settings import MonitorSettings
-from audit_middleware.record import (
-    COLLECTOR_SERVICE,
-    COLLECTOR_TYPES,
-    ConflictFound,
-    Dropped,
-    GapFound,
-    Ingested,
-    Opened,
-    Payload,
-    Quarantined,
-    Reviewed,
-)
+from audit_middleware.collector_record import ConflictFound, GapFound, Ingested, Quarantined, Reviewed
+from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Dropped, Opened, Payload
 from audit_middleware.sealing.seal import Frame
 
 LIFE: Final = frozenset({"open", "beat", "drop", "close"})

@@ -25,7 +25,7 @@ from audit_middleware.collector.monitor.patroller import Report, Sound
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.monitor.watch import Watch
 from audit_middleware.collector.problems import Problem, busy
-from audit_middleware.record import Reviewed
+from audit_middleware.collector_record import Reviewed
 from audit_middleware.tlog.tiles import WIDTH
 
 TICK_SECONDS: Final = 1.0

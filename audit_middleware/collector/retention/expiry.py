@@ -19,8 +19,9 @@ from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.storage import Store
 from audit_middleware.collector.storage.durable import Durable, replace, storage_errors
+from audit_middleware.collector_record import Quarantined
 from audit_middleware.errors import MalformedLine
-from audit_middleware.record import COLLECTOR_SERVICE, Opened, Payload, Quarantined
+from audit_middleware.record import COLLECTOR_SERVICE, Opened, Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, leaf_hash, parse_frame
 from audit_middleware.sealing.stream import StreamFollower

@@ -11,8 +11,9 @@ from datetime import date
 from typing import Final
 
 from audit_middleware.collector.retention.policy import end_of
+from audit_middleware.collector_record import Held
 from audit_middleware.errors import ConfigurationError
-from audit_middleware.record import COLLECTOR_SERVICE, AuditRecord, Held, Payload
+from audit_middleware.record import COLLECTOR_SERVICE, AuditRecord, Payload
 
 MAX_NAME: Final = 128
 MAX_REASON: Final = 1024

@@ -21,8 +21,9 @@ from audit_middleware.collector.retention.holds import HoldBook, covers, may_cov
 from audit_middleware.collector.retention.plan import Candidate, Item, Plan, make_plan, services_in
 from audit_middleware.collector.retention.policy import OWN_CLASS, Policy, following, period_of
 from audit_middleware.collector.storage import HoldingStore
+from audit_middleware.collector_record import Held, Retained
 from audit_middleware.errors import AuditError, ConfigurationError
-from audit_middleware.record import COLLECTOR_SERVICE, Held, Payload, Retained
+from audit_middleware.record import COLLECTOR_SERVICE, Payload
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import SealVerifier, leaf_hash, parse_frame

@@ -11,7 +11,7 @@ import msgspec
 
 from audit_middleware.collector.retention.holds import may_cover
 from audit_middleware.collector.retention.policy import DEFAULT_CLASS, OWN_CLASS, Policy, end_of
-from audit_middleware.record import Held
+from audit_middleware.collector_record import Held
 
 Verdict = Literal["delete", "keep", "held"]
 

@@ -9,7 +9,7 @@ from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.monitor.findings import MONITOR
 from audit_middleware.collector.monitor.hall import read_group
 from audit_middleware.collector.monitor.heard import Group
-from audit_middleware.record import PAYLOADS
+from audit_middleware.payloads import PAYLOADS
 from audit_middleware.sealing.seal import parse_frame
 from tests.collector.kit import OTHER_KEYRING, name_of, own_lines, rec_of
 

@@ -14,8 +14,8 @@ from audit_middleware.collector.monitor.patroller import Patroller
 from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.retention import keeper
 from audit_middleware.collector.retention.policy import RetentionSetting
+from audit_middleware.collector_record import Held
 from audit_middleware.errors import BadLedger, ConfigurationError
-from audit_middleware.record import Held
 from audit_middleware.sealing.seal import leaf_hash, parse_frame
 from audit_middleware.sealing.stream import StreamFollower
 from audit_middleware.sealing.text import b64url

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_middleware.collector.retention.holds import HoldBook, covers, may_cover
+from audit_middleware.collector_record import Held
 from audit_middleware.errors import ConfigurationError
-from audit_middleware.record import AuditRecord, Held, Opened, Principal, Resource, Source, Trace
+from audit_middleware.record import AuditRecord, Opened, Principal, Resource, Source, Trace
 
 DAYS = st.dates().map(lambda day: day.isoformat())
 
