@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
+from audit_middleware.config_values import choice, header, hosts, items, networks, seconds, size
 from audit_middleware.errors import ConfigurationError
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
 from audit_middleware.tlog.note import Verifier
@@ -27,10 +28,7 @@ ForwardedHeader = Literal["auto", "X-Forwarded-For", "Forwarded"]
 Shipper = Literal["thread", "external"]
 Gzip = Literal["auto", "on", "off"]
 
-_SIZE: Final = re.compile(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _BEARER: Final = re.compile(r"[!-~]+")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class Problem(NamedTuple):
@@ -39,49 +37,6 @@ class Problem(NamedTuple):
     id: str
     message: str
     hint: str
-
-
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError("expected a size such as 512M or 1GiB")
-    return int(match[1]) * _UNITS[match[2].upper()]
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError("expected a number of seconds above 0")
-    return value
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _networks(text: str) -> tuple[str, ...]:
-    for part in _list(text):
-        try:
-            ipaddress.ip_network(part)
-        except ValueError as error:
-            meant = str(ipaddress.ip_network(part, strict=False))  # raises as well, unless only host bits are set
-            raise ValueError(f"{error}: write {meant}") from error
-    return _list(text)
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _header(text: str) -> str:
-    if text and not _TOKEN.fullmatch(text):
-        raise ValueError("expected the name of a header")
-    return text
 
 
 def _setting(default: Any, help_: str, parse: Callable[[str], Any] = str) -> Any:  # noqa: ANN401 - a field of any type
@@ -104,50 +59,55 @@ class Settings:
     collector_url: tuple[str, ...] = _setting(
         (),
         "Where the shipper delivers, comma-separated: kept to one until it fails; unset: records stay in the spool.",
-        _list,
+        items,
     )
     token: str | None = _setting(None, "Ingest token of this service at the collector.")
     log_keys: tuple[str, ...] = _setting(
-        (), "Verifier keys (vkey) of the collector's logs, comma-separated; unset: pinned on first use.", _list
+        (), "Verifier keys (vkey) of the collector's logs, comma-separated; unset: pinned on first use.", items
     )
     durability: Durability = _setting(
-        "journal", "What a response waits for: journal, fsync, collector or memory.", _choice(*get_args(Durability))
+        "journal", "What a response waits for: journal, fsync, collector or memory.", choice(*get_args(Durability))
     )
     on_failure: OnFailure = _setting(
         "auto",
         "When the journal cannot take a record: deny, allow, or auto (deny unsafe methods, allow safe ones).",
-        _choice(*get_args(OnFailure)),
+        choice(*get_args(OnFailure)),
     )
     attempts: Attempts = _setting(
         "unsafe",
         "Which requests get an attempt record before they run: unsafe, all or none.",
-        _choice(*get_args(Attempts)),
+        choice(*get_args(Attempts)),
     )
     trusted_proxies: tuple[str, ...] = _setting(
-        (), "CIDRs of proxies whose X-Forwarded-For and Forwarded are believed; none by default.", _networks
+        (), "CIDRs of proxies whose X-Forwarded-For and Forwarded are believed; none by default.", networks
     )
     forwarded_header: ForwardedHeader = _setting(
         "auto",
         "The header that trusted proxies write: X-Forwarded-For, Forwarded, or auto (both must agree).",
-        _choice(*get_args(ForwardedHeader)),
+        choice(*get_args(ForwardedHeader)),
     )
     request_id_header: str = _setting(
-        "X-Request-ID", "Response header that carries the request id; empty: none.", _header
+        "X-Request-ID", "Response header that carries the request id; empty: none.", header
     )
     query_parameters: tuple[str, ...] = _setting(
-        (), "Names of query parameters that may be recorded, comma-separated; none by default.", _list
+        (), "Names of query parameters that may be recorded, comma-separated; none by default.", items
+    )
+    internal_hosts: tuple[str, ...] = _setting(
+        (),
+        "Hosts of our own, comma-separated, such as billing.internal or *.internal: calls to them say who acts.",
+        hosts,
     )
     wait_timeout: float = _setting(
-        5.0, "Seconds a response waits in the modes fsync and collector before on_failure decides.", _seconds
+        5.0, "Seconds a response waits in the modes fsync and collector before on_failure decides.", seconds
     )
-    spool_max: int = _setting(1 << 30, "Bytes the spool may take on this host, such as 1GiB.", _size)
-    spool_min_free: int = _setting(256 << 20, "Bytes that stay free on the spool's file system.", _size)
+    spool_max: int = _setting(1 << 30, "Bytes the spool may take on this host, such as 1GiB.", size)
+    spool_min_free: int = _setting(256 << 20, "Bytes that stay free on the spool's file system.", size)
     shipper: Shipper = _setting(
         "thread",
         "thread ships from this process; external leaves it to `audit-ready ship`.",
-        _choice(*get_args(Shipper)),
+        choice(*get_args(Shipper)),
     )
-    gzip: Gzip = _setting("auto", "Compress batches: on, off, or auto (not to loopback).", _choice(*get_args(Gzip)))
+    gzip: Gzip = _setting("auto", "Compress batches: on, off, or auto (not to loopback).", choice(*get_args(Gzip)))
     ca_file: Path | None = _setting(None, "PEM file of the CA that signed the collector's certificate.", Path)
     client_cert: Path | None = _setting(None, "PEM file with the certificate that is shown to the collector.", Path)
     client_key: Path | None = _setting(None, "PEM file with its key, mode 0600; unset: it is in the same file.", Path)
@@ -170,6 +130,7 @@ class Settings:
             "forwarded_header",
             "request_id_header",
             "query_parameters",
+            "internal_hosts",
         )
         return {name: getattr(self, name) for name in names}
 

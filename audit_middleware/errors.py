@@ -111,3 +111,11 @@ class BadLedger(VerificationError):
     def __init__(self, message: str, *, where: str) -> None:
         super().__init__(f"{where}: {message}")
         self.where = where
+
+
+class BadContext(VerificationError):
+    """A sealed context proves nothing; ``reason`` is one word of `audit_middleware.sealing.context.REASONS`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

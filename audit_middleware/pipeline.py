@@ -48,6 +48,8 @@ class Pipeline:
         self._lets_safe_pass = settings.attempts != "all" and settings.on_failure != "deny"
         self._own_recorder.on_begin = self._start
         _every.add(self)
+        global _newest  # noqa: PLW0603 - what middleware or worker of this process made last
+        _newest = weakref.ref(self)
         self.follow_diversion()
 
     def admit(self, exchange: Exchange) -> bool:
@@ -84,12 +86,12 @@ class Pipeline:
             try:
                 if exchange.exemption is not None and self._is_exempt(exchange):
                     return -1
-                return recorder.append(b"request", exchange.close(time.perf_counter_ns()))
+                return recorder.append(exchange.record_type, exchange.close(time.perf_counter_ns()))
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001 - containment, see contain
                 self.contain("a record in full", error)
-                return recorder.append(b"request", self._minimal(exchange))
+                return recorder.append(exchange.record_type, self._minimal(exchange))
         except JournalError:
             return None if self._denies(exchange) else -1
 
@@ -175,6 +177,7 @@ class Pipeline:
         self._keeper.start()
 
 
+_newest: weakref.ref[Pipeline] | None = None
 _every: Final[weakref.WeakSet[Pipeline]] = weakref.WeakSet()
 _diversion: Callable[[Pipeline], Recorder] | None = None
 
@@ -203,6 +206,19 @@ def shared_pipeline(settings: Settings, service: str, keyring: Keyring | None = 
         if pipeline is None:
             pipeline = _shared[key] = Pipeline(settings, service, keyring=keyring)
         return pipeline
+
+
+def pipeline_at_hand() -> Pipeline:
+    """Return the pipeline of this process: what its middleware or worker made last, else one from the environment.
+
+    Raises `ConfigurationError` for an environment that is wrong.
+    """
+    newest = _newest() if _newest is not None else None
+    if newest is not None:
+        return newest
+    settings = config.load()
+    config.check(settings)
+    return shared_pipeline(settings, settings.service or os.path.basename(os.getcwd()) or UNKNOWN)
 
 
 def _new_lock() -> None:

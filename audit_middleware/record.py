@@ -20,10 +20,13 @@ StreamId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{21}[AQgw]\Z")]
 LeafHash = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")]
 
 PrincipalType = Literal["user", "service", "anonymous", "system", "unknown"]
-AuthMethod = Literal["session", "bearer", "mtls", "basic", "api_key", "header", "none", "unknown"]
-Verdict = Literal["peer", "forwarded", "unknown"]
+AuthMethod = Literal["session", "bearer", "mtls", "basic", "api_key", "header", "context", "none", "unknown"]
+Verdict = Literal["peer", "forwarded", "carried", "local", "unknown"]
 Outcome = Literal["success", "denied", "failure", "unknown"]
 Ended = Literal["complete", "disconnected", "exception"]
+TaskEnded = Literal["complete", "exception", "retry", "revoked", "timeout", "killed"]
+TaskKind = Literal["task", "background", "command", "schedule", "function"]
+CallKind = Literal["http", "grpc", "sql"]
 
 
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -74,6 +77,38 @@ class Http(Payload, frozen=True):
     close_code: Count | None = None
 
 
+class Task(Payload, frozen=True):
+    """One run of a task: ``id`` is the broker's, the same in every ``run`` (from 1); durations are microseconds."""
+
+    name: str
+    kind: TaskKind
+    id: str | None = None
+    queue: str | None = None
+    run: Count | None = None
+    duration_us: Count | None = None
+    ended: TaskEnded | None = None
+
+
+class Call(Payload, frozen=True):
+    """A call that this process made: whom, and what came back; never a query or a body. Durations in microseconds."""
+
+    kind: CallKind
+    method: str
+    host: str
+    route: str | None = None
+    status: Count | None = None
+    duration_us: Count | None = None
+    ended: Ended | None = None
+
+
+class Cause(Payload, frozen=True):
+    """What brought this about in another process, as a sealed context said (wire format, section 4)."""
+
+    service: str
+    request_id: str
+    span_id: str | None = None
+
+
 class Trace(Payload, frozen=True):
     """Ids that join this record with logs, traces and the client's own id."""
 
@@ -108,6 +143,9 @@ class AuditRecord(Payload, frozen=True):
     truncated: list[Truncation] | None = None
     details: dict[str, Any] | None = None
     reason: str | None = None
+    task: Task | None = None
+    call: Call | None = None
+    cause: Cause | None = None
 
 
 class StreamHead(Payload, frozen=True):

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.audited import note_view
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange, enter, leave
 from audit_middleware.capture.identify import identified, identified_async
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.routing import VIEW, wsgi_route
+from audit_middleware.capture.rules import note_view
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 

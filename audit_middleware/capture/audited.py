@@ -1,43 +1,71 @@
-"""``@audited``: what a view or function is called on record, written beside it."""
+"""``audited``: what a view, a function or a block of code is called on record, written beside it.
+
+In a request or a task it names that one. Outside of any it is work of its own, with a record of its own.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
-from functools import lru_cache
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from audit_middleware.capture import body as request_body
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import Exchange, current_audit
+from audit_middleware.capture.exchange import current_audit, exchange_at_hand
 from audit_middleware.capture.exemption import Exemption
-from audit_middleware.capture.said import OnFailure
+from audit_middleware.capture.rules import FIELD, RULES, Rules
+from audit_middleware.capture.said import CurrentAudit, OnFailure
+from audit_middleware.capture.work import Work, run
 from audit_middleware.errors import ConfigurationError, RequestRefused
+from audit_middleware.pipeline import Pipeline, pipeline_at_hand
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-RULES: Final = "__audited__"
-"""The attribute that carries a function's `Rules`; wrappers that use ``functools.wraps`` pass it on."""
 _RESOURCE: Final = re.compile(r"([^:{}]+):(.*)")
-_FIELD: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class Rules(NamedTuple):
-    """What `audited` was told."""
+class Audited:
+    """What `audited` returns: a decorator, and for a block of code a context manager that gives `current_audit`."""
 
-    action: str | None = None
-    resource: str | None = None
-    exemption: Exemption | None = None
-    query: tuple[str, ...] = ()
-    body: tuple[str, ...] = ()
-    on_failure: OnFailure | None = None
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._blocks: list[AbstractContextManager[CurrentAudit]] = []
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a view or function."""
+        decorated = _decorated(function, self._rules)
+        setattr(decorated, RULES, self._rules)
+        return decorated
+
+    def __enter__(self) -> CurrentAudit:
+        """Begin a block of code: as a part of the request or task at hand, or as work of its own."""
+        rules = self._rules
+        if rules.action is None:
+            raise ConfigurationError("audited: a block of code needs a name: with audited('orders.clean_up')")
+        work = _work(rules, rules.action)
+        if work is not None:
+            block: AbstractContextManager[CurrentAudit] = run(work, _pipeline_of(work))
+            work.resource = _constant(rules.resource)
+        else:
+            _apply(rules, None, (), {})
+            block = nullcontext(current_audit())
+        self._blocks.append(block)
+        return block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End it."""
+        self._blocks.pop().__exit__(kind, error, traceback)
 
 
-def audited(
+def audited(  # noqa: PLR0913 - what can be said of a view, by name
     action: str | None = None,
     *,
     resource: str | None = None,
@@ -46,8 +74,13 @@ def audited(
     on_failure: OnFailure | None = None,
     exempt: str | None = None,
     until: str | None = None,
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Name the ``action`` and ``resource`` of whatever the decorated function does for a request.
+    principal: object = None,
+) -> Audited:
+    """Name the ``action`` and ``resource`` of whatever the decorated function, or a ``with`` block, does.
+
+    In a request or a task it says so of that. Outside of any, in a script, a thread or a background task, the function
+    or block is work of its own: an ``attempt`` record before it and a ``task`` record after it, on behalf of the
+    request that this context had before, else of ``principal``, else of the service itself.
 
     ``resource`` is ``"type:{argument}"``, filled from the function's arguments. ``query`` names the parameters of the
     query string that may be recorded, besides those of the settings; ``body`` those fields of a JSON or form body
@@ -67,16 +100,11 @@ def audited(
     if on_failure not in {None, "deny", "allow"}:
         raise ConfigurationError(f"audited: on_failure is 'deny' or 'allow', not {on_failure!r}")
     exemption = Exemption(exempt, _day(until)) if exempt is not None else None
-    rules = Rules(action, resource, exemption, _names("query", query), _names("body", body), on_failure)
+    rules = Rules(action, resource, exemption, _names("query", query), _names("body", body), on_failure, principal)
     if rules.body:
         request_body.ask()
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        decorated = _decorated(function, rules)
-        setattr(decorated, RULES, rules)
-        return decorated
-
-    return decorate
+    return Audited(rules)
 
 
 def _names(argument: str, given: Iterable[str]) -> tuple[str, ...]:
@@ -85,61 +113,10 @@ def _names(argument: str, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
-def rules_of(function: object) -> Rules | None:
-    """Return the rules of a decorated function, or of a class that holds one per method: then those of the class."""
-    rules = getattr(function, RULES, None)
-    return rules if isinstance(rules, Rules) else None
-
-
-def rules_for(view: object, method: str) -> Rules | None:
-    """Return the rules of what a router calls for ``method``: a view, or the method of a class-based one."""
-    holder = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
-    actions = getattr(view, "actions", None)  # of a view set of Django REST framework: its methods have other names
-    name = actions.get(method.lower()) if isinstance(actions, dict) else method.lower()
-    handler = getattr(holder, name, None) if isinstance(holder, type) and name else None
-    return rules_of(handler) or rules_of(view) or rules_of(holder)
-
-
-def note_view(exchange: Exchange, view: object) -> None:
-    """Say of an exchange what the rules of the routed ``view`` say, though something in front of it may have answered.
-
-    An exemption counts only where it stands on that view: a function that is exempt by itself, and called by another
-    view, does not exempt that one.
-    """
-    rules = _rules_of_view(view, exchange.method)
-    if rules is None:
-        exchange.exemption = None
-        return
-    if exchange.exemption is not rules.exemption:
-        exchange.exemption = None
-    if exchange.action is None:
-        exchange.action = rules.action
-    if exchange.resource is None and rules.resource is not None:
-        exchange.resource = _routed(rules.resource, exchange.path_params)
-
-
-def _rules_of_view(view: object, method: str) -> Rules | None:
-    try:
-        return _known_rules(view, method)
-    except TypeError:  # a view that cannot be hashed
-        return rules_for(view, method)
-
-
-_known_rules: Final = lru_cache(maxsize=4096)(rules_for)
-
-
-def _routed(resource: str, params: object) -> tuple[str, object] | None:
-    """Fill a template from the parameters of the route; None when those are not all there."""
-    kind, _, template = resource.partition(":")
-    if not isinstance(params, Mapping) or not params.keys() >= set(_FIELD.findall(template)):
-        return None
-    return kind, _FIELD.sub(lambda field: str(params[field[1]]), template)
-
-
 def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
     if isinstance(function, type):
         raise ConfigurationError(f"audited: {function.__qualname__} is a class: decorate its methods")
-    names = set(_FIELD.findall(rules.resource or ""))
+    names = set(FIELD.findall(rules.resource or ""))
     signature = inspect.signature(function) if names else None
     missing = names - set(signature.parameters) if signature is not None else set()
     if missing and signature is not None and not _takes_anything(signature):
@@ -147,10 +124,17 @@ def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
             f"audited: {getattr(function, '__qualname__', function)} has no argument {min(missing)!r}"
         )
 
+    name = str(getattr(function, "__qualname__", function))
+    is_generator = inspect.isgeneratorfunction(function)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def awaiting(*arguments: P.args, **named: P.kwargs) -> Any:  # noqa: ANN401 - the function's own
+            work = _work(rules, name)
+            if work is not None:
+                with run(work, _pipeline_of(work)):
+                    _apply(rules, signature, arguments, named)
+                    return await function(*arguments, **named)
             _apply(rules, signature, arguments, named)
             return await function(*arguments, **named)
 
@@ -158,10 +142,56 @@ def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
 
     @functools.wraps(function)
     def calling(*arguments: P.args, **named: P.kwargs) -> R:
-        _apply(rules, signature, arguments, named)
-        return function(*arguments, **named)
+        work = _work(rules, name)
+        if work is None:
+            _apply(rules, signature, arguments, named)
+            return function(*arguments, **named)
+        if is_generator:
+            return cast("R", _generate(work, rules, signature, function, arguments, named))
+        with run(work, _pipeline_of(work)):
+            _apply(rules, signature, arguments, named)
+            return function(*arguments, **named)
 
     return calling
+
+
+def _generate(
+    work: Work,
+    rules: Rules,
+    signature: inspect.Signature | None,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    named: dict[str, Any],
+) -> Generator[Any, Any, Any]:
+    """Run a generator as work: it begins with the first value and ends with the last."""
+    with run(work, _pipeline_of(work)):
+        _apply(rules, signature, arguments, named)
+        result: Any = yield from function(*arguments, **named)
+        return result
+
+
+def _work(rules: Rules, name: str) -> Work | None:
+    """Return what a call outside of any request is on record; None inside of one that is not over."""
+    before = exchange_at_hand()
+    if before is not None and not before.is_closed:
+        return None
+    pipeline = before.gate if before is not None and isinstance(before.gate, Pipeline) else pipeline_at_hand()
+    work = Work(pipeline, rules.action or name, "function")
+    work.on_failure = rules.on_failure
+    work.exemption = rules.exemption
+    if before is not None:
+        work.follow(before)
+    if rules.principal is not None:
+        work.principal = rules.principal
+    return work
+
+
+def _pipeline_of(work: Work) -> Pipeline:
+    return cast("Pipeline", work.gate)
+
+
+def _constant(resource: str | None) -> tuple[str, object] | None:
+    return _filled(resource, None, (), {}) if resource is not None else None
 
 
 def _apply(
@@ -194,7 +224,7 @@ def _filled(
         bound = signature.bind(*arguments, **named)
         bound.apply_defaults()
         values = {**bound.arguments, **named}
-        return kind, _FIELD.sub(lambda field: str(values[field[1]]), template)
+        return kind, FIELD.sub(lambda field: str(values[field[1]]), template)
     except Exception:  # noqa: BLE001 - an application's own __str__, or a call that is about to fail by itself
         return kind, ""
 

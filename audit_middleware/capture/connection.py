@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.audited import note_view
 from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.routing import route_template
+from audit_middleware.capture.rules import note_view
 from audit_middleware.pipeline import Pipeline
 
 Scope = MutableMapping[str, Any]

@@ -14,6 +14,7 @@ from audit_middleware.capture.allowed import AllowedParts
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
+    called_by,
     outcome_from_status,
     principal_of,
     resource_of,
@@ -27,6 +28,7 @@ from audit_middleware.plain import Plainer
 from audit_middleware.record import (
     UNKNOWN,
     AuditRecord,
+    Cause,
     Ended,
     Http,
     Outcome,
@@ -36,6 +38,7 @@ from audit_middleware.record import (
     Trace,
     Verdict,
 )
+from audit_middleware.sealing.context import Context
 
 WITHOUT_BODY: Final = frozenset({204, 304})  # statuses whose responses have none: RFC 9110, section 6.4.1
 UNROUTED: Final = frozenset({301, 307, 308, 404, 405})
@@ -83,6 +86,11 @@ class Exchange(AllowedParts):
     is_websocket = False
     close_code: int | None = None
     is_closed = False
+    record_type: bytes = b"request"
+    """The type of the record that it becomes."""
+    cause: Context | None = None
+    """What brought it about in another process, if that is sealed."""
+    context_defect: str | None = None
 
     def __init__(self, service: str, request_id: str, method: str, path: str, started_ns: int) -> None:
         self.request_id = request_id
@@ -173,13 +181,12 @@ class Exchange(AllowedParts):
             method = notes.cut(method, MAX_METHOD, "http.method")
         shown_route = route if route is not None else self._missing_route(notes)
         principal = self._principal(notes)
-        source = self._source(notes)
         resource = said_resource(self.resource, notes) if self.resource is not None else None
         outcome = said_outcome(self.outcome, notes) if self.outcome is not None else None
         action = self._said_action(notes) if self.action is not None else ""
         reason = self._reason(notes) if self.reason is not None else None
         details = self._details(notes) if self.details or self.parameters else None
-        if self.unread or self.is_status_unknown:
+        if self.unread or self.is_status_unknown or self.context_defect is not None:
             notes.defects += self._unknown()
         trace = self._trace(notes)
         http = Http(
@@ -197,7 +204,7 @@ class Exchange(AllowedParts):
         return AuditRecord(
             self.service,
             principal,
-            source,
+            self._source(notes),
             action or f"{method} {shown_route}",
             outcome or ("success" if self.status == 200 and self.ended == "complete" else self._outcome()),  # noqa: PLR2004
             resource or resource_of(route, self.path_params, path, notes),
@@ -208,10 +215,20 @@ class Exchange(AllowedParts):
             notes.truncated,
             details,
             reason,
+            cause=self._cause(),
         )
 
+    def principal_now(self) -> Principal:
+        """Return who acts, as far as this is known at this moment."""
+        return self._principal(Plainer())
+
+    def _cause(self) -> Cause | None:
+        context = self.cause
+        return Cause(context.service, context.request_id, context.span_id) if context is not None else None
+
     def _unknown(self) -> list[str]:
-        return [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+        found = [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+        return found if self.context_defect is None else [*found, self.context_defect]
 
     def _missing_route(self, notes: Plainer) -> str:
         if self.status in UNROUTED:
@@ -227,6 +244,8 @@ class Exchange(AllowedParts):
 
     def _principal(self, notes: Plainer) -> Principal:
         said = self._who if self._who is not None else self.user
+        if self.cause is not None:
+            return called_by(self.cause, said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
         if said is None and self.auth is None:
             return ANONYMOUS
         return principal_of(said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
@@ -272,6 +291,11 @@ _current: ContextVar[Exchange | None] = ContextVar("audit_exchange", default=Non
 def current_audit() -> CurrentAudit:
     """Return the request being observed; outside one an object that takes everything and records nothing."""
     return _current.get() or NoAudit()
+
+
+def exchange_at_hand() -> Exchange | None:
+    """Return the exchange of this context, which may be over; None where none ever was."""
+    return _current.get()
 
 
 enter: Final = _current.set

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, get_args
 
+import msgspec
+
 from audit_middleware.plain import Plainer
 from audit_middleware.record import UNKNOWN, AuthMethod, Outcome, Principal, PrincipalType, Resource
+from audit_middleware.sealing.context import Context
 
 NO_ROUTE: Final = "none"
 """The route of a request that no route matched: known, and no defect."""
@@ -134,6 +137,23 @@ def principal_of(said: object, authorization: bytes | None, notes: Plainer, *, i
     except (Exception, SystemExit):  # noqa: BLE001 - properties of an application's user object may raise anything
         notes.defects.append("principal")
         return NOT_KNOWN
+
+
+def called_by(
+    cause: Context, said: object, authorization: bytes | None, notes: Plainer, *, is_refused: bool
+) -> Principal:
+    """Return who acted in a call of another service of ours: whom this one signed in, else that service.
+
+    Either acts on behalf of whoever brought the call about, if that is somebody else.
+    """
+    if said is None:
+        caller = Principal(cause.service, "service", "context")
+    else:
+        caller = principal_of(said, authorization, notes, is_refused=is_refused)
+    origin = cause.principal.on_behalf_of or cause.principal.id
+    if caller.on_behalf_of is not None or cause.principal.type == "anonymous" or origin in {caller.id, UNKNOWN}:
+        return caller
+    return msgspec.structs.replace(caller, on_behalf_of=origin)
 
 
 def _principal(said: object, authorization: bytes | None, notes: Plainer) -> Principal:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from audit_middleware import config
-from audit_middleware.capture.audited import rules_for
+from audit_middleware.capture.carrying import CALL_AGE, Replays, believe, call_purpose
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
 from audit_middleware.errors import ConfigurationError
@@ -29,6 +30,7 @@ HEADERS: Final = {
     b"x-api-key": "HTTP_X_API_KEY",
     b"x-forwarded-for": "HTTP_X_FORWARDED_FOR",
     b"forwarded": "HTTP_FORWARDED",
+    b"audit-context": "HTTP_AUDIT_CONTEXT",
 }
 """The request headers that are looked at: their name on the wire, and in a CGI environment (RFC 3875, 4.1.18)."""
 _CGI_HEADERS: Final = tuple(HEADERS.values())
@@ -58,6 +60,7 @@ class Observer:
         self.request_id_header = self.settings.request_id_header
         self.header_name = self.request_id_header.lower().encode()
         """The same as ASGI spells it."""
+        self._replays = Replays()
         self._addresses = AddressResolver(self.settings.trusted_proxies, self.settings.forwarded_header)
 
     def pipeline_of(self, title: Callable[[], str | None]) -> Pipeline:
@@ -101,12 +104,25 @@ class Observer:
         exchange.client_request_id = get("HTTP_X_REQUEST_ID")
         exchange.auth = get("HTTP_AUTHORIZATION") or (b"api-key" if "HTTP_X_API_KEY" in seen else None)
         exchange.trace = trace_ids(get("HTTP_TRACEPARENT"))
+        sealed = get("HTTP_AUDIT_CONTEXT")
+        if sealed is not None:
+            self._believe(pipeline, exchange, sealed)
         peer, port = client
         exchange.source_port = port or None
         exchange.source = self._addresses.source(
             peer, port, forwarded_for=get("HTTP_X_FORWARDED_FOR"), forwarded=get("HTTP_FORWARDED")
         )
         return exchange
+
+    def _believe(self, pipeline: Pipeline, exchange: Exchange, sealed: bytes) -> None:
+        believe(
+            exchange,
+            sealed.decode("latin-1"),
+            pipeline.recorder.keyring,
+            purpose=call_purpose(exchange.method),
+            max_age=CALL_AGE,
+            replays=self._replays,
+        )
 
 
 def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:

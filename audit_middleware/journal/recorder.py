@@ -50,6 +50,7 @@ class Recorder:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self.keyring = keyring
         self.on_begin: Callable[[], None] = _nothing
         """Called after each new stream began, outside the lock: starts the keeper thread."""
         self._new_writer = partial(StreamWriter, settings, keyring, service, files=files, monotonic=monotonic)

@@ -27,6 +27,7 @@ DEVELOPMENT_KID: Final = "dev"
 _KID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _KEY_FILE_BYTES: Final = 64 * 1024
 _STREAM_INFO: Final = b"audit-middleware/stream/v1"
+_CONTEXT_INFO: Final = b"audit-middleware/context/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,17 @@ class Keyring:
 
     def stream_key(self, kid: str, stream: bytes) -> bytes:
         """Derive ``K[0]`` of a stream (16 raw bytes) for ``kid``; raise `UnknownKey` for one not in the ring."""
+        return HKDF(SHA256(), length=32, salt=stream, info=_STREAM_INFO).derive(self._key(kid))
+
+    def context_key(self, kid: str) -> bytes:
+        """Derive what seals contexts (wire format, section 7); raise `UnknownKey` for one not in the ring."""
+        return HKDF(SHA256(), length=32, salt=None, info=_CONTEXT_INFO).derive(self._key(kid))
+
+    def _key(self, kid: str) -> bytes:
         key = self.keys.get(kid)
         if key is None:
             raise UnknownKey(f"key {kid!r} is not in the keyring; configure it to verify its lines", kid=kid)
-        return HKDF(SHA256(), length=32, salt=stream, info=_STREAM_INFO).derive(key)
+        return key
 
 
 def new_key(kid: str) -> str:

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, ConfigurationError, audited, current_audit
-from audit_middleware.capture.audited import rules_of
 from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture.rules import rules_of
 from tests.capture.kit import make_pipeline, records
 
 
@@ -51,7 +51,8 @@ def test_a_function_that_is_no_view_speaks_for_its_request(app, tmp_path):
     app.get("/")(lambda: business(7))
     TestClient(app).get("/")
     assert said(tmp_path) == [("orders.refund", "order", "7/all")]
-    assert business(8) == 8  # outside a request it is the function it was
+    assert business(8) == 8
+    assert [record["task"]["name"] for record in records(tmp_path, "task")] == ["orders.refund"]  # work of its own
 
 
 def test_what_the_function_says_wins(app, tmp_path):

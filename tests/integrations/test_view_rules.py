@@ -25,6 +25,7 @@ from audit_middleware.capture import ROUTE
 from audit_middleware.capture.body import MAX_BODY
 from audit_middleware.errors import JournalError, RequestRefused
 from audit_middleware.journal.files import Files
+from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records
 
 RAN = []
@@ -293,8 +294,14 @@ def test_a_websocket_that_must_be_on_record_is_closed_before_it_is_accepted(audi
     assert RAN == []
 
 
-def test_outside_a_request_a_policy_changes_nothing():
-    assert strict() == "strict"
+def test_outside_a_request_a_policy_holds_too(tmp_path):
+    files = FaultyFiles()
+    make_pipeline(tmp_path, files=files)
+    assert (strict(), lenient()) == ("strict", "lenient")
+    files.room = 0
+    with pytest.raises(RequestRefused):
+        strict()
+    assert lenient() == "lenient"
 
 
 FIELDS = audited(body=["amount", "customer.id", "tags"])

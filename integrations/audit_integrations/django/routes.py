@@ -14,8 +14,8 @@ from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
 
-from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_middleware.capture.rules import rules_for
 
 _OPENED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)")  # what is escaped or in a class opens no group
 _IGNORED: Final = "__ignored__"

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
 from audit_middleware.capture import FAILED, ROUTE, VIEW, plain_principal
-from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import EntryPoint
+from audit_middleware.capture.rules import rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
 
 try:

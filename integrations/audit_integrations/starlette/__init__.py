@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from audit_middleware.capture.audited import rules_for
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture.rules import rules_for
 
 __all__ = ["entry_points"]
 

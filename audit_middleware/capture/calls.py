@@ -1,0 +1,116 @@
+"""Calls that this process makes: one ``call`` record each, and the context that goes along to hosts of our own.
+
+An adapter says whom it calls, and what came back. Query, headers and body are never looked at; what fails here is
+logged and never fails the call.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+from audit_middleware.capture.carrying import HEADER, call_purpose, is_internal, sealed_context, traced
+from audit_middleware.capture.exchange import MAX_ACTION, MAX_METHOD, MAX_PATH, MAX_REASON, Exchange, exchange_at_hand
+from audit_middleware.capture.meaning import MAX_ID, outcome_from_status
+from audit_middleware.capture.trace_ids import parse_traceparent
+from audit_middleware.capture.work import Work
+from audit_middleware.errors import JournalError
+from audit_middleware.pipeline import LOGGER, Pipeline, pipeline_at_hand
+from audit_middleware.plain import Plainer
+from audit_middleware.record import AuditRecord, Call, CallKind, Ended, Outcome, Resource, Source, Trace
+
+TRACEPARENT: Final = "traceparent"
+
+
+class Outgoing:
+    """One call while it runs; `finish` makes it a record, once.
+
+    ``host`` is the name without a port; ``route`` a template, never a path; ``traceparent`` what somebody else, such as
+    OpenTelemetry, has put among the headers already.
+    """
+
+    def __init__(
+        self, kind: CallKind, method: str, host: str, *, route: str | None = None, traceparent: str | None = None
+    ) -> None:
+        self.kind: CallKind = kind
+        self.method = method
+        self.host = host
+        self.route = route
+        self.headers: dict[str, str] = {}
+        """What has to go along; without ``traceparent`` if that is there already."""
+        self._started_ns = time.perf_counter_ns()
+        self._is_finished = False
+        self._pipeline: Pipeline | None = None
+        try:
+            self._begin(traceparent)
+        except Exception as error:  # noqa: BLE001 - containment: a fault of ours must not fail the call
+            self._contain(error)
+
+    def finish(self, status: int | None = None, error: BaseException | None = None) -> None:
+        """Append the record, once; ``status`` is HTTP's, ``error`` what was raised. Never raises."""
+        pipeline = self._pipeline
+        if pipeline is None or self._is_finished:
+            return
+        self._is_finished = True
+        try:
+            pipeline.recorder.append(b"call", self._record(status, error))
+        except JournalError as lost:
+            LOGGER.error("audit: a call of %s is not on record: %s", self.host, lost)
+        except Exception as fault:  # noqa: BLE001 - containment, as above
+            self._contain(fault)
+
+    def _begin(self, traceparent: str | None) -> None:
+        before = exchange_at_hand()
+        gate = before.gate if before is not None else None
+        pipeline = gate if isinstance(gate, Pipeline) else pipeline_at_hand()
+        self._pipeline = pipeline
+        self._origin: Exchange = before if before is not None else Work(pipeline, self.host, "function")
+        trace_id, parent, _ = traced(self._origin)
+        self._trace: tuple[str, str, str | None] = (
+            trace_id,
+            secrets.token_hex(8),
+            parent,
+        )  # W3C Trace Context, 3.2.2
+        given = parse_traceparent(traceparent.encode("latin-1", "replace")) if traceparent else None
+        if given is not None and given[0] is not None:
+            self._trace = (given[0], given[2] or self._trace[1], parent if given[0] == trace_id else None)
+        if is_internal(self.host, pipeline.settings.internal_hosts):
+            self._carry(pipeline, is_traced=given is not None and given[0] is not None)
+
+    def _carry(self, pipeline: Pipeline, *, is_traced: bool) -> None:
+        trace_id, span_id, _ = self._trace
+        if not is_traced:
+            self.headers[TRACEPARENT] = f"00-{trace_id}-{span_id}-01"
+        purpose = call_purpose(self.method)
+        self.headers[HEADER] = sealed_context(self._origin, pipeline.recorder.keyring, purpose, span_id)
+
+    def _record(self, status: int | None, error: BaseException | None) -> AuditRecord:
+        origin, notes = self._origin, Plainer()
+        ended: Ended = "exception" if error is not None else "complete"
+        outcome: Outcome = "failure" if error is not None or status is None else outcome_from_status(status)
+        host = notes.cut(notes.text(self.host, "call.host"), MAX_ID, "call.host")
+        method = notes.cut(notes.text(self.method, "call.method"), MAX_METHOD, "call.method")
+        route = notes.cut(self.route, MAX_PATH, "call.route") if self.route is not None else None
+        ip, verdict, peer = origin.source
+        reason = notes.cut(type(error).__name__, MAX_REASON, "reason") if error is not None else None
+        took = (time.perf_counter_ns() - self._started_ns) // 1000
+        return AuditRecord(
+            service=origin.service,
+            principal=origin.principal_now(),
+            source=Source(ip, verdict, peer),
+            action=notes.cut(f"call {host} {method} {route or '*'}", MAX_ACTION, "action"),
+            outcome=outcome,
+            resource=Resource("host", host),
+            trace=Trace(origin.request_id, None, *self._trace),
+            defects=notes.defects or None,
+            truncated=notes.truncated,
+            reason=reason,
+            call=Call(self.kind, method, host, route, status, took, ended),
+        )
+
+    def _contain(self, error: Exception) -> None:
+        if self._pipeline is not None:
+            self._pipeline.contain("the record of a call", error)
+        else:
+            LOGGER.error("audit: a call of %s is not on record", self.host, exc_info=error)
