@@ -59,11 +59,12 @@ class Lock(NamedTuple):
 
 
 class Version(NamedTuple):
-    """One version of a key, or a delete marker on it."""
+    """One version of a key, or a delete marker on it; ``stored`` is the server's clock."""
 
     key: str
     id: str
     is_marker: bool
+    stored: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,10 @@ class Bucket:
         """Yield versions and delete markers by key; those of one key newest first."""
         with self._errors("list the versions of", prefix):
             for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
-                found = [Version(each["Key"], each["VersionId"], False) for each in page.get("Versions", [])]
+                found = [
+                    Version(each["Key"], each["VersionId"], False, each.get("LastModified"))
+                    for each in page.get("Versions", [])
+                ]
                 found += [Version(each["Key"], each["VersionId"], True) for each in page.get("DeleteMarkers", [])]
                 # a page holds them in two lists, each in order; among versions alone that order is kept
                 yield from sorted(found, key=lambda each: each.key)
