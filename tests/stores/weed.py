@@ -75,7 +75,7 @@ class Weed:
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3", f"-s3.config={folder / 's3.json'}"),
             *(f"-master.port={ports['master']}", f"-volume.port={ports['volume']}", f"-filer.port={ports['filer']}"),
             *(f"-s3.port={ports['s3']}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *("-volume.max=300", "-master.volumeSizeLimitMB=64"),  # each bucket takes volumes of its own
+            *("-volume.max=1000", "-master.volumeSizeLimitMB=64"),  # each bucket takes seven volumes of its own
         ]
         with open(folder / "weed.log", "ab") as log:
             self.process = subprocess.Popen(
