@@ -26,6 +26,7 @@ from audit_middleware.sealing.keys import Keyring
 from audit_middleware.shipping.keeper import Keeper
 
 LOGGER: Final = logging.getLogger("audit_middleware")
+QUIET_S: Final = 60.0
 
 
 class Pipeline:
@@ -45,6 +46,7 @@ class Pipeline:
         """Whether a response waits for more than the journal."""
         self._exempted: set[tuple[str | None, str, str]] = set()
         self._announced = False
+        self._quiet_until = 0.0
         self._lets_safe_pass = settings.attempts != "all" and settings.on_failure != "deny"
         self._own_recorder.on_begin = self._start
         _every.add(self)
@@ -166,6 +168,14 @@ class Pipeline:
         """The one place where an error of our own ends: counted and logged; policy decides as for a full disk."""
         self.problem_count += 1
         LOGGER.error("audit: could not build %s", what, exc_info=error)
+
+    def no_view(self, error: Exception) -> None:
+        """Log once a minute that a framework named no view: every request to nowhere ends here while a disk is full."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            what = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+            LOGGER.warning("audit: a record cannot be kept, and no view could be asked whether it runs: %s", what)
 
     def _start(self) -> None:
         """The first record of this process was written: announce, and start the keeper."""

@@ -81,7 +81,7 @@ class Observer:
         try:
             rules = rules_for(view(), exchange.method)
         except Exception as error:  # noqa: BLE001 - a framework's router may raise anything
-            pipeline.contain("the policy of a view", error)
+            pipeline.no_view(error)
             return False
         if rules is None or rules.on_failure != "allow":
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,8 @@ from audit_middleware.verify.expired import FILE as EXPIRED
 from audit_middleware.verify.expired import order_of
 from audit_middleware.verify.ledger import Log, Scope
 from audit_middleware.verify.quarantine import folder_kept
-from audit_middleware.verify.rollback import KeptCheckpoint
+from audit_middleware.verify.report import Finding
+from audit_middleware.verify.rollback import FolderFiles, KeptCheckpoint
 
 
 class Trust(NamedTuple):
@@ -41,10 +42,11 @@ class Trust(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Logs to verify, and what is known beside them."""
+    """Logs to verify, what is known beside them, and what else was found while they were read."""
 
     logs: list[Log]
     scope: Scope
+    found: Callable[[], Iterable[Finding]] = tuple
 
 
 def folder_target(path: Path, trust: Trust, kept: Sequence[KeptCheckpoint]) -> Target:
@@ -117,12 +119,12 @@ def _log(name: str, folder: Path, trusted: Sequence[Verifier], *, is_named: bool
     read = folder_reader(folder)
     if (place := read("store")) is not None and not (folder / "tile").exists():
         raise ConfigurationError(
-            f"{folder} has no tiles, they are in {place[:MAX_NOTE].decode(errors='replace').strip()}: verify the "
-            "collector by its URL, which reads them there"
+            f"{folder} has no tiles, they are in {place[:MAX_NOTE].decode(errors='replace').strip()}: verify that "
+            "place, or the collector by its URL"
         )
     note = (read("checkpoint") or b"")[:MAX_NOTE]
     reader = LogReader(read, verifier_for(note, trusted, name if is_named else None))
-    return Log(name, reader, folder, expired=read(EXPIRED))
+    return Log(name, reader, FolderFiles(folder), expired=read(EXPIRED))
 
 
 def _opens(note: bytes, verifier: Verifier) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from audit_middleware.cli.output import json_option, print_json, printable
 from audit_middleware.cli.remote import Remote, collector_url
+from audit_middleware.errors import ConfigurationError
 
 url_option = click.option("--url", help="Collector to ask (default: AUDIT_COLLECTOR_URL).")
 reason_option = click.option("--reason", required=True, help="Why; it goes on record.")
@@ -18,7 +20,8 @@ reason_option = click.option("--reason", required=True, help="Why; it goes on re
 def command() -> None:
     """Show what has expired, delete it by a plan, and hold what a case needs.
 
-    Asks a running collector, as the token in AUDIT_TOKEN; deleting and holding take the role admin.
+    Asks a running collector, as the token in AUDIT_TOKEN; deleting and holding take the role admin. `lifecycle` asks
+    nobody.
     """
 
 
@@ -107,6 +110,50 @@ def confirm(case: str, reason: str, url: str | None, as_json: bool) -> None:
 def release(case: str, reason: str, url: str | None, as_json: bool) -> None:
     """Ask to release the hold of CASE; it ends when a second person does the same."""
     _show(_remote(url).json("POST", f"/v1/holds/{_quoted(case)}/release", {"reason": reason}), as_json)
+
+
+@command.command("lifecycle")
+@click.option(
+    "--config",
+    "files",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="TOML file of the collector; several times for collectors that share a bucket.",
+)
+def lifecycle(files: tuple[Path, ...]) -> None:
+    """Print the lifecycle configuration of the bucket: what S3 itself may remove, by [store] and [[retention]].
+
+    For `aws s3api put-bucket-lifecycle-configuration`, which replaces all rules of a bucket: add your own. Print it
+    again whenever the policy has changed.
+    """
+    import json
+
+    click.echo(json.dumps({"Rules": _rules(files)}, indent=2))
+
+
+def _rules(files: tuple[Path, ...]) -> list[dict[str, Any]]:
+    from audit_middleware.collector.settings import read_keeping
+    from audit_middleware.collector.storage.lifecycle import MAX_RULES, lifecycle_rules
+    from audit_middleware.collector.storage.settings import S3Settings
+
+    rules: dict[str, dict[str, Any]] = {}
+    buckets: set[tuple[str, str | None]] = set()
+    for file in files:
+        keeping = read_keeping(file)
+        if not isinstance(keeping.store, S3Settings):
+            raise ConfigurationError(f'{file}: the tiles are in files; set [store] kind = "s3" and a bucket')
+        if keeping.name is None:
+            raise ConfigurationError(f"{file}: set name, which is part of the prefix that the rules are for")
+        for rule in lifecycle_rules(keeping.store, keeping.policy, keeping.name):
+            if rules.setdefault(rule["ID"], rule) != rule:
+                raise ConfigurationError(f"{file}: {rule['ID']!r} differs from that of another --config")
+        buckets.add((keeping.store.bucket, keeping.store.endpoint))
+    if len(buckets) > 1:
+        raise ConfigurationError("a bucket has a lifecycle configuration of its own: name collectors of one bucket")
+    if len(rules) > MAX_RULES:
+        raise ConfigurationError(f"{len(rules)} rules, and a bucket takes {MAX_RULES}: use fewer classes")
+    return list(rules.values())
 
 
 def _remote(url: str | None) -> Remote:

@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from audit_middleware import config
-from audit_middleware.cli.ledgers import Trust, folder_target
+from audit_middleware.cli.ledgers import Target, Trust, folder_target
 from audit_middleware.cli.output import json_option, keyring, print_json, printable, progress
 from audit_middleware.cli.remote import RemoteLogs
 from audit_middleware.errors import AuditError, ConfigurationError
+from audit_middleware.sealing.keys import Keyring
 from audit_middleware.tlog.note import MAX_NOTE
 from audit_middleware.verify import Report, Severity, verify_logs, verify_spool
 from audit_middleware.verify.report import Finding, Progress
@@ -40,15 +41,23 @@ _HINTS = {"unknown_key": "set AUDIT_KEY_FILE or AUDIT_KEYS to the key that seale
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A checkpoint kept from earlier; its log has to extend it. May be given several times.",
 )
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="For s3://: the collector's TOML file; says how to reach the bucket and how long files have to be locked.",
+)
 @json_option
-def command(target: str, vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], as_json: bool) -> None:
-    """Verify a spool, a ledger (its data folder or one log), or a collector by its URL.
+def command(
+    target: str, vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], file: Path | None, as_json: bool
+) -> None:
+    """Verify a spool, a ledger (its data folder, one log, or s3://BUCKET/PREFIX), or a collector by its URL.
 
     Says which line breaks which rule, and what that means. An unknown key is unverifiable and a crash is unclosed:
     neither is tampering. An older copy put back whole looks good in itself: only --checkpoint, the guard and the
     shippers find it. Exit 0 good, 1 evidence of tampering, 2 something could not be checked.
     """
-    run = _verification(target, vkeys, [_kept(file) for file in checkpoints])
+    run = _verification(target, vkeys, [_kept(each) for each in checkpoints], file)
     with progress("verifying", is_quiet=as_json) as advance:
         try:
             report = run(advance)
@@ -58,11 +67,19 @@ def command(target: str, vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], 
     sys.exit(report.exit_code)
 
 
-def _verification(target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint]) -> Callable[[Progress], Report]:
+def _verification(
+    target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint], file: Path | None
+) -> Callable[[Progress], Report]:
     keys = keyring()
     trust = Trust.parse(vkeys, config.load().log_keys)
     path = Path(target)
-    if target.startswith(("http://", "https://")):
+    if target.startswith("s3://"):
+        from audit_middleware.cli.buckets import bucket_target
+
+        found = bucket_target(target, trust, kept, file)
+    elif file is not None:
+        raise ConfigurationError(f"{target}: --config is for s3://BUCKET/PREFIX")
+    elif target.startswith(("http://", "https://")):
         found = RemoteLogs(target, token=os.environ.get("AUDIT_TOKEN")).target(trust, kept)
     elif (path / "streams").is_dir():
         if kept:
@@ -75,7 +92,14 @@ def _verification(target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint
             found = folder_target(path, trust, kept)
         except OSError as error:
             raise ConfigurationError(f"{path} could not be verified: {error}") from error
-    return lambda advance: verify_logs(found.logs, keys, advance, scope=found.scope)
+    return lambda advance: _verify(found, keys, advance)
+
+
+def _verify(target: Target, keys: Keyring, advance: Progress) -> Report:
+    report = verify_logs(target.logs, keys, advance, scope=target.scope)
+    for finding in target.found():
+        report.add(finding)
+    return report
 
 
 def _kept(file: Path) -> KeptCheckpoint:

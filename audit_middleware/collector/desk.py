@@ -78,6 +78,7 @@ class Desk:
         head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
         self._commit_own("open", self._own.opened(name, head))
         self._say_doubles()
+        self._say_unsaid()
         held = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
         is_judged = self._index.has_judged(self._keyring)
         for reason in () if is_judged else REJUDGED:
@@ -100,6 +101,16 @@ class Desk:
                 self._seal_own(group, "conflict", ConflictFound(OWN_SERVICE, stream, seq, kept=kept, other=other))
             self._append(group)
             self._index.note_doubles()
+
+    def _say_unsaid(self) -> None:
+        """Put on record what a crash left in quarantine without one; a second record of a line does no harm."""
+        group = self._new_group()
+        for held in self._quarantine.unsaid():
+            group.say_kept(held)
+        for said in group.said:
+            self._seal_own(group, said.type, said.payload)
+        self._append(group)
+        self._quarantine.said()
 
     def beat(self) -> None:
         """Say that the collector lives."""
@@ -202,6 +213,7 @@ class Desk:
         notes = self._append(group)
         for leaf, reason in group.moves.items():
             self._quarantine.move(leaf, reason)
+        self._quarantine.said()
         return notes
 
     def _append(self, group: Group) -> dict[str, bytes]:

@@ -118,7 +118,16 @@ class Group:
             kid=judged.frame.kid if judged.frame else None,
             stream=stream,
             seq=seq,
+            kept=judged.kept.decode() if reason == "conflict" and judged.kept else None,
         )
+
+    def say_kept(self, held: Held) -> None:
+        """Name a line that lies in quarantine since before a crash."""
+        leaf, stream, seq = held.leaf, held.stream, held.seq
+        found = Quarantined(OWN_SERVICE, leaf, held.reason, held.deliverer, stream=stream, seq=seq)
+        self.said.append(Said("quarantine", found))
+        if held.kept is not None and stream is not None and seq is not None:
+            self.said.append(Said("conflict", ConflictFound(OWN_SERVICE, stream, seq, kept=held.kept, other=leaf)))
 
     def say_quarantined(self, judged: Judged, reason: str, deliverer: str, *, admitted: bool = False) -> None:
         """Name a line that was set aside, or that is admitted now; a conflict is a finding of its own."""

@@ -5,6 +5,7 @@ A line that is admitted later moves to ``quarantine/admitted``. Nothing is ever 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from base64 import b64decode, b64encode
@@ -16,6 +17,7 @@ from typing import Final
 import msgspec
 
 from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.collector.storage.durable import Durable, replace
 from audit_middleware.errors import StorageError
 
 ADMITTED: Final = "admitted"
@@ -27,7 +29,10 @@ REVISED: Final = UNDECIDED | {"mac"}
 REJUDGED: Final = ("mac", "sequence")
 """Reasons that are looked at again when the keys have changed or the index was made anew."""
 
+UNSAID: Final = ".unsaid"
+"""File that names the lines of a group from before they are written until the ledger has their records."""
 _AT_ONCE: Final = 64  # descriptors open at once
+_log: Final = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"([A-Za-z0-9_-]{43})\.json")
 
 
@@ -43,6 +48,8 @@ class Held(msgspec.Struct, frozen=True):
     kid: str | None = None
     stream: str | None = None
     seq: int | None = None
+    kept: str | None = None
+    """Leaf of the line that it conflicts with."""
 
     @property
     def line(self) -> bytes:
@@ -91,12 +98,36 @@ class Quarantine:
         fresh = {line.leaf: line for line in lines if line.leaf not in self._reasons}
         files = {self._path(line.reason, leaf): msgspec.json.encode(line) for leaf, line in fresh.items()}
         try:
+            if fresh:
+                replace(Durable(), self.folder / UNSAID, msgspec.json.encode(list(fresh)), mode=0o600)
             for some in _chunks(files):
                 _write_all(some)
         except OSError as error:
             raise StorageError(f"{self.folder}: {error.strerror}") from error
         self._reasons.update((leaf, line.reason) for leaf, line in fresh.items())
         self._reserved.clear()
+
+    def said(self) -> None:
+        """Note that the ledger has a record of every line that is here. Raises `StorageError`."""
+        try:
+            (self.folder / UNSAID).unlink()
+            _sync_folder(self.folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(f"{self.folder}: {error.strerror}") from error
+
+    def unsaid(self) -> list[Held]:
+        """Return the lines of which nobody knows whether a record says that they are here: a crash came between."""
+        try:
+            leaves = msgspec.json.decode((self.folder / UNSAID).read_bytes(), type=list[str])
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError) as error:
+            _log.critical("%s cannot be read, and lines may be here without a record: %s", self.folder / UNSAID, error)
+            return []
+        found = [self.read(leaf) for leaf in leaves if leaf in self._reasons]
+        return [held for held in found if held is not None]
 
     def move(self, leaf: str, reason: str) -> None:
         """Move a line to another reason, or to `ADMITTED` once the ledger holds it. Raises `StorageError`."""

@@ -10,7 +10,7 @@ import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,7 +36,7 @@ ENVIRONMENT: Final = {
 }
 KEYS: Final = frozenset({"keys", "key_file"})
 MAX_PORT: Final = 65535
-_TABLE: Final = re.compile(r"(alerts|retention|tokens)\[(\d+)\]")
+_TABLE: Final = re.compile(r"(alerts|retention|tokens)\[(\d+)\]|^(store)(?=[.:])")
 
 
 class TLSSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,6 +174,27 @@ def read_alerts(file: Path, environ: Mapping[str, str] = os.environ) -> tuple[li
     return declared.alerts, declared.name or environ.get(ENVIRONMENT["name"]) or default_name()
 
 
+class Keeping(NamedTuple):
+    """What a TOML file says of where records are kept and how long, which needs no keys; ``name`` None: the host's."""
+
+    data: Path
+    name: str | None
+    store: StoreSettings
+    policy: Policy
+
+
+def read_keeping(file: Path, environ: Mapping[str, str] = os.environ) -> Keeping:
+    """Return what a collector's TOML file says of its store and its retention; raise `ConfigurationError` with line."""
+    members, text = _parse(file)
+    given = {key: environ[ENVIRONMENT[key]] for key in ("data", "name") if environ.get(ENVIRONMENT[key])}
+    given |= {key: members[key] for key in ("data", "name", "store", "retention") if key in members}
+    try:
+        declared = _convert(given, str(file))
+        return Keeping(Path(declared.data), declared.name, declared.store, Policy(declared.retention))
+    except ConfigurationError as error:
+        raise ConfigurationError(_with_line(str(error), text, str(file))) from error
+
+
 def parse_listen(listen: str) -> tuple[str, int]:
     """Split ``HOST:PORT`` (``[::1]:8600`` for IPv6); raise `ConfigurationError`."""
     host, _, port = listen.rpartition(":")
@@ -212,19 +233,23 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     if file is None:
         return {}
-    try:
-        text = file.read_text(encoding="utf-8")
-        members = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from error
+    members, text = _parse(file)
     try:
         _require_alerts(members.get("alerts"), environ)
         Policy(_convert(members, str(file)).retention)
     except ConfigurationError as error:
         raise ConfigurationError(_with_line(str(error), text, str(file))) from error
     return members
+
+
+def _parse(file: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        return tomllib.loads(text), text
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from error
 
 
 def _require_alerts(tables: object, environ: Mapping[str, str]) -> None:
@@ -235,11 +260,11 @@ def _require_alerts(tables: object, environ: Mapping[str, str]) -> None:
 
 def _with_line(message: str, text: str, file: str) -> str:
     """Say where the table stands that an error is about: there may be many of them."""
-    place = _TABLE.search(message)
+    place = _TABLE.search(message.removeprefix(f"{file}: "))
     if place is None:
         return message
-    lines = [number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(f"[[{place[1]}]]")]
-    index = int(place[2])
+    head, index = (f"[[{place[1]}]]", int(place[2])) if place[1] else (f"[{place[3]}]", 0)
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(head)]
     where = f"{file}, line {lines[index]}: " if index < len(lines) else f"{file}: "
     return where + message.removeprefix(f"{file}: ")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.collector_record import Retained
@@ -21,20 +20,20 @@ from audit_middleware.verify.expired import ExpiredLogs
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
 from audit_middleware.verify.quarantine import ReadKept, SetAside
 from audit_middleware.verify.report import Finding, Progress, Report, Severity
-from audit_middleware.verify.rollback import KeptCheckpoint, check_folder, check_kept
+from audit_middleware.verify.rollback import KeptCheckpoint, LogFiles, check_files, check_kept
 
 WHOLE: Final = "one of several logs was verified; verify the data folder, or the collector, for all of them"
 
 
 class Log(NamedTuple):
-    """A log to verify, and the name it goes by in findings; ``folder`` where its files can be listed.
+    """A log to verify, and the name it goes by in findings; ``files`` where they can be listed too.
 
     ``expired`` is its file of that name, None while it has its entries.
     """
 
     name: str
     reader: LogReader
-    folder: Path | None = None
+    files: LogFiles | None = None
     expired: bytes | None = None
 
 
@@ -145,9 +144,9 @@ class _LogVerifier:
 
     def _check_age(self, logs: Sequence[Log], all_logs: Sequence[Log]) -> None:
         for log in logs:
-            if log.folder is not None:
+            if log.files is not None:
                 is_expired = log.expired is not None
-                check_folder(log.name, log.folder, log.reader, log.reader.verifier, self._add, is_expired=is_expired)
+                check_files(log.name, log.files, log.reader, log.reader.verifier, self._add, is_expired=is_expired)
         for kept in self._scope.kept:
             named = [log for log in logs if log.reader.verifier.name == kept.origin]
             if named:

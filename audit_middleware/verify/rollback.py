@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.errors import BadLedger, BadProof, BadSignature, VerificationError
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
@@ -32,6 +32,43 @@ _MAX_WRITE_AHEAD: Final = 64 * 1024 * 1024
 
 Note = Callable[[Severity, str, str, str], None]
 """Called with severity, rule, where and message."""
+
+
+class LogFiles(Protocol):
+    """Where the files of a log can be listed as well as read: a folder, a bucket."""
+
+    def read(self, key: str, limit: int) -> bytes | None:
+        """Return the bytes of a file, at most so many; None when it is not there or cannot be read."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the files below a prefix that ends with ``/``, in any order."""
+
+    def unsigned(self, key: str) -> Severity:
+        """Say what it means that this file lies beyond the checkpoint, and no write-ahead explains it."""
+
+
+class FolderFiles:
+    """A log's folder; what cannot be read is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, key: str, limit: int) -> bytes | None:
+        """Return the bytes of a file; opens nothing that could block."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with open(os.open(self._folder / key, flags), "rb") as file:
+                return file.read(limit)
+        except OSError:
+            return None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the names below a folder."""
+        return _files(self._folder / prefix, prefix.rstrip("/"))
+
+    def unsigned(self, key: str) -> Severity:  # noqa: ARG002 - the protocol's
+        """A folder has its checkpoint, so it is tampering."""
+        return Severity.TAMPERING
 
 
 class KeptCheckpoint(NamedTuple):
@@ -64,32 +101,33 @@ def check_kept(
         note(Severity.UNCHECKED, "rollback", kept.where, message)
 
 
-def check_folder(
-    name: str, folder: Path, reader: LogReader, verifier: Verifier, note: Note, *, is_expired: bool = False
+def check_files(
+    name: str, files: LogFiles, reader: LogReader, verifier: Verifier, note: Note, *, is_expired: bool = False
 ) -> None:
-    """Look in a log's folder for what is newer than its checkpoint."""
-    sizes, extent = _archived_sizes(folder), _extent(folder)
+    """Look among a log's files for what is newer than its checkpoint."""
+    sizes, extent = archived_sizes(files), _extent(files)
     # in this order a log that grows meanwhile explains what was just listed: its write-ahead comes first
-    pending = _read(folder / ".write-ahead", _MAX_WRITE_AHEAD)
-    present = _present(folder, verifier) or reader.checkpoint()
+    pending = files.read(".write-ahead", _MAX_WRITE_AHEAD)
+    present = _present(files, verifier) or reader.checkpoint()
     for size in sizes[-MAX_ARCHIVED:]:
         if size > present.size:
             message = f"was signed, but the log's checkpoint is at {present.size}: an older copy was put in place"
             note(Severity.TAMPERING, "rollback", f"{name}/checkpoints/{size}", message)
-    _check_archived(name, folder, sizes, reader, verifier, note, is_expired=is_expired)
+    _check_archived(name, files, sizes, reader, verifier, note, is_expired=is_expired)
     reached = present.size
     if extent.leaves > reached:
         reached = _end_of(pending, present, reader.nodes() if present == reader.checkpoint() else None) or reached
     if extent.leaves > reached:
-        message = (
-            f"holds entries up to {extent.leaves - 1}; the checkpoint is at {present.size}, no write-ahead says why"
-        )
-        note(Severity.TAMPERING, "rollback", f"{name}/{extent.path}", message)
+        severity = files.unsigned(extent.path)
+        is_rollback = severity is Severity.TAMPERING
+        why = "no write-ahead says why" if is_rollback else "a newer one (--checkpoint) would cover the rest"
+        message = f"holds entries up to {extent.leaves - 1}; the checkpoint is at {present.size}, {why}"
+        note(severity, "rollback" if is_rollback else "ahead", f"{name}/{extent.path}", message)
 
 
 def _check_archived(
     name: str,
-    folder: Path,
+    files: LogFiles,
     sizes: list[int],
     reader: LogReader,
     verifier: Verifier,
@@ -102,7 +140,7 @@ def _check_archived(
     for size in [size for size in sizes[-MAX_ARCHIVED:] if size <= end]:
         where = f"{name}/checkpoints/{size}"
         try:
-            old = open_checkpoint(_read(folder / "checkpoints" / str(size), MAX_NOTE) or b"", verifier)
+            old = open_checkpoint(files.read(f"checkpoints/{size}", MAX_NOTE) or b"", verifier)
         except BadSignature as error:
             note(Severity.TAMPERING, "signature", where, str(error))
             continue
@@ -138,10 +176,10 @@ class _Extent(NamedTuple):
     path: str
 
 
-def _extent(folder: Path) -> _Extent:
+def _extent(files: LogFiles) -> _Extent:
     """Return how many entries the widest file of a log speaks of."""
     furthest = _Extent(0, "")
-    for path in _files(folder / "tile", "tile"):
+    for path in files.keys("tile/"):
         try:
             tile = parse_path(path)
         except BadLedger:
@@ -164,16 +202,16 @@ def _files(folder: Path, name: str) -> Iterator[str]:
             yield f"{name}/{entry}"
 
 
-def _archived_sizes(folder: Path) -> list[int]:
-    archive = folder / "checkpoints"
-    names = os.listdir(archive) if archive.is_dir() else []
+def archived_sizes(files: LogFiles) -> list[int]:
+    """Return the sizes of the checkpoints that are archived, smallest first."""
+    names = [key.removeprefix("checkpoints/") for key in files.keys("checkpoints/")]
     return sorted(int(name) for name in names if _SIZE.fullmatch(name))
 
 
-def _present(folder: Path, verifier: Verifier) -> Checkpoint | None:
+def _present(files: LogFiles, verifier: Verifier) -> Checkpoint | None:
     """Return the checkpoint as it is now: the log may have grown since verification began."""
     try:
-        return open_checkpoint(_read(folder / "checkpoint", MAX_NOTE) or b"", verifier)
+        return open_checkpoint(files.read("checkpoint", MAX_NOTE) or b"", verifier)
     except VerificationError:
         return None
 
@@ -193,11 +231,3 @@ def _end_of(write_ahead: bytes | None, present: Checkpoint, nodes: NodeReader | 
         return None
     frontier.extend([leaf_hash(entry) for entry in entries])
     return end if frontier.root().hex().encode() == match[3] else None
-
-
-def _read(path: Path, limit: int) -> bytes | None:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(limit)
-    except OSError:
-        return None

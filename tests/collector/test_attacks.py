@@ -7,13 +7,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from audit_middleware.cli.ledgers import Trust, folder_target
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.ledger import Ledger
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem
+from audit_middleware.errors import StorageError
 from audit_middleware.sealing.keys import Keyring
+from audit_middleware.verify import verify_logs
 from tests.collector.kit import (
     KEY,
+    KEYRING,
     OTHER_KEY,
     OTHER_KEYRING,
     App,
@@ -371,3 +376,61 @@ def test_a_bundle_that_cannot_be_read_stops_that_batch_only(settings):
             collector.deliver(app.lines[5:6])
         app.request()
         assert collector.deliver(app.lines[-1:]).accepted == 1
+
+
+@pytest.mark.parametrize("at", ["before the ledger", "after the ledger"])
+def test_a_line_in_quarantine_has_its_record_wherever_the_collector_died(tmp_path, monkeypatch, at):
+    settings = settings_for(tmp_path)
+    app, other = App(), App()
+    app.request()
+    twin = app.lines[1].replace(b'"alice"', b'"mlice"')
+    bad = [twin, b"no line at all"]
+    append = Ledger.append
+
+    def dying(self, entries, leaves=None):
+        if at == "after the ledger":
+            append(self, entries, leaves)
+        raise StorageError("the process ends here")
+
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+        monkeypatch.setattr(Ledger, "append", dying)
+        with pytest.raises(Problem):
+            collector.deliver([*other.lines, *bad])
+        monkeypatch.undo()
+    assert (settings.data / "quarantine/.unsaid").exists()
+    with Collector(settings) as collector:
+        kept = {path.stem for path in (settings.data / "quarantine").glob("*/*.json")}
+        said = {line["rec"]["leaf"] for line in own_lines(collector, "quarantine")}
+        assert kept == said == {name_of(line) for line in bad}
+        assert not (settings.data / "quarantine/.unsaid").exists()
+        before = own_lines(collector, "quarantine")
+        assert len(before) == (2 if at == "before the ledger" else 4)
+        answer = collector.deliver([*other.lines, *bad])
+        assert (answer.accepted, len(answer.quarantined)) == (1 if at == "before the ledger" else 0, 2)
+        assert own_lines(collector, "quarantine") == before
+    with Collector(settings) as collector:
+        assert own_lines(collector, "quarantine") == before  # once, and not at every start
+    target = folder_target(settings.data, Trust((), ()), [])
+    report = verify_logs(target.logs, KEYRING, scope=target.scope)
+    assert report.exit_code == 0, report.findings
+
+
+def test_a_conflict_whose_record_a_crash_prevented_is_on_record_after_the_next_start(tmp_path, monkeypatch):
+    settings = settings_for(tmp_path)
+    app = App()
+    twin = app.seal("request", rec_of(principal={"id": "mallory", "type": "user", "auth": "bearer"}))
+    app.request()
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+        monkeypatch.setattr(Ledger, "append", lambda *_: raise_(StorageError("the process ends here")))
+        with pytest.raises(Problem):
+            collector.deliver([twin])
+        monkeypatch.undo()
+    with Collector(settings) as collector:
+        (found,) = own_lines(collector, "conflict")
+        assert (found["rec"]["kept"], found["rec"]["other"]) == (name_of(app.lines[1]), name_of(twin))
+
+
+def raise_(error):
+    raise error

@@ -5,6 +5,7 @@ import errno
 import functools
 import io
 import json
+import time
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
@@ -237,6 +238,28 @@ def test_the_policy_of_a_view_overrules_that_of_the_settings(audit, adapter, pol
     else:
         assert status == 503
         assert "not carried out" in body
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_requests_to_nowhere_on_a_full_disk_log_one_line_a_minute_and_no_traceback(audit, adapter, caplog, monkeypatch):
+    pipeline, disk = audit()
+    call = adapter(pipeline)
+    assert call("GET", "/ordinary")[0] == 200
+    disk.is_full = True
+    with contextlib.suppress(JournalError):
+        call("POST", "/nowhere")
+    for path in ("/nowhere", "/no/where", "/" + "x" * 5000, "/a%0Ab"):
+        assert call("POST", path)[0] == 503
+    ours = [each for each in caplog.records if each.name == "audit_middleware"]
+    assert not any(each.exc_info for each in ours)
+    said = [each.getMessage() for each in ours if "no view could be asked" in each.getMessage()]
+    assert len(said) <= 1
+    assert all(len(line) < 400 and "\n" not in line for line in said)
+    caplog.clear()
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 61)
+    call("POST", "/nowhere")
+    again = [each for each in caplog.records if "no view could be asked" in each.getMessage()]
+    assert len(again) == len(said)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -303,10 +303,9 @@ def test_a_log_is_locked_until_its_class_expires_and_goes_with_its_lock(tmp_path
         gone = retention.apply(retention.plan().id, "ann")
         assert [item.origin for item in gone] == ["audit.test/default/2023h1"]
     prefix = "ledgers/audit.test/default/2023h1/tile/"
-    tagged = {
-        key for key in gateway.objects if key.startswith(prefix) and gateway.latest(key).tags == "audit-ready=passing"
-    }
-    assert {f"{prefix}entries/000", f"{prefix}0/000"} <= tagged
+    tags = {key: gateway.latest(key).tags for key in gateway.objects if key.startswith(prefix)}
+    assert tags[f"{prefix}entries/000"] == tags[f"{prefix}0/000"] == "audit-ready=expired"
+    tagged = [key for key, tag in tags.items() if tag in {"audit-ready=expired", "audit-ready=passing"}]
     for key in tagged:
         del gateway.objects[key]
     with Collector(given) as collector:

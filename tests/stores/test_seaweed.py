@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -175,19 +174,62 @@ def test_what_is_held_carries_the_servers_own_hold_until_it_is_released(weed, bu
     assert states() == ["OFF", "OFF"]
 
 
-def test_a_superseded_partial_tile_is_tagged(weed, bucket):
+def test_a_superseded_partial_tile_is_tagged_and_a_full_one_as_expired(weed, bucket):
     with OpenStore(store_settings(weed, bucket)) as store:
         store.put("tile/0/000.p/1", b"1")
         store.discard("tile/0/000.p/1")
+        store.put("tile/0/000", b"all")
+        store.discard("tile/0/000")
+    tagged = weed.client().get_object_tagging(Bucket=bucket, Key=f"{PREFIX}tile/0/000")["TagSet"]
+    assert tagged == [{"Key": "audit-ready", "Value": "expired"}]
     tags = weed.client().get_object_tagging(Bucket=bucket, Key=f"{PREFIX}tile/0/000.p/1")["TagSet"]
     assert tags == [{"Key": "audit-ready", "Value": "passing"}]
 
 
-def test_the_lifecycle_rule_of_the_documents_is_one_that_the_server_takes(weed, bucket):
-    rules = json.loads(Path(__file__).parents[2].joinpath("integrations/s3/lifecycle.json").read_text())
-    weed.client().put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
-    found = weed.client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    assert found[0]["Filter"] == {"Tag": {"Key": "audit-ready", "Value": "passing"}}
+def lifecycle(tmp_path, bucket):
+    """What ``audit-ready retention lifecycle`` prints for a bucket whose class `web` is kept for a day."""
+    (tmp_path / "collector.toml").write_text(
+        f'name = "log.example"\n[store]\nkind = "s3"\nbucket = "{bucket}"\nprefix = "ledgers"\nretain = "1d"\n'
+        '[[retention]]\nclass = "web"\nkeep = "1d"\n[[retention]]\nclass = "deeds"\nkeep = "forever"\n'
+    )
+    command = [sys.executable, "-m", "audit_middleware", "retention", "lifecycle", "--config"]
+    done = subprocess.run([*command, str(tmp_path / "collector.toml")], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_lifecycle_rules_are_ones_that_the_server_takes(weed, bucket, tmp_path):
+    rules = lifecycle(tmp_path, bucket)
+    client = weed.client()
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
+    found = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert {rule["ID"]: rule["Filter"] for rule in found} == {rule["ID"]: rule["Filter"] for rule in rules["Rules"]}
+
+
+def test_the_server_removes_by_these_rules_what_the_collector_let_go_and_nothing_else(own, tmp_path):
+    """As if a day had passed: the rules are the generated ones, with a date in the past for each number of days."""
+    own.make_bucket("audit")
+    put = ["checkpoints/256", "tile/0/000", "tile/0/001.p/1", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001"]
+    for log, lock in (("web/2024h1", "2s"), ("web/2024h2", "400d"), ("deeds/2024h1", "2s"), ("collector/2024h1", "2s")):
+        with OpenStore(store_settings(own, "audit", retain=lock), f"ledgers/log.example/{log}/") as store:
+            put_all(store, [(name, b"data") for name in put])
+            for name in ("tile/entries/000", "tile/0/000", "tile/0/001.p/1"):  # the last as when a commit supersedes it
+                store.discard(name)
+    rules = lifecycle(tmp_path, "audit")
+    for rule in rules["Rules"]:
+        if "Days" in rule["Expiration"]:
+            rule["Expiration"] = {"Date": "2024-01-01T00:00:00Z"}
+    client = own.client()
+    client.put_bucket_lifecycle_configuration(Bucket="audit", LifecycleConfiguration=rules)
+    time.sleep(3)  # the short locks have passed
+    own.run_lifecycle()
+    left = [each["Key"] for each in client.list_objects_v2(Bucket="audit")["Contents"]]
+    gone = {
+        "web/2024h1": {"tile/entries/000", "tile/0/000", "tile/0/001.p/1"},
+        "web/2024h2": set(),  # locked, and that is the stronger one
+        "deeds/2024h1": {"tile/0/001.p/1"},  # kept for ever: only what a wider tile stands in for
+        "collector/2024h1": {"tile/0/001.p/1"},
+    }
+    assert left == sorted(f"ledgers/log.example/{log}/{name}" for log in gone for name in put if name not in gone[log])
 
 
 def test_a_server_that_is_killed_amid_a_commit_costs_no_entry_and_the_ledger_goes_on(own, tmp_path):

@@ -63,7 +63,7 @@ def test_a_partial_tile_is_never_locked_for_longer_than_a_whole_one(tmp_path):
 def test_a_table_with_an_error_is_refused_with_its_file_and_what_is_wrong(tmp_path, table, said):
     with pytest.raises(ConfigurationError, match=said) as refused:
         read(tmp_path, table)
-    assert str(refused.value).startswith(f"{tmp_path}/collector.toml: store")
+    assert str(refused.value).startswith(f"{tmp_path}/collector.toml, line 1: store")
     assert ":secret@" not in str(refused.value)
 
 

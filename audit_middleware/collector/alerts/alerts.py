@@ -66,7 +66,9 @@ class Alerts:
     def _tasks(self, each: AlertSettings) -> list[tuple[str, str, Task]]:
         if isinstance(each, HeartbeatAlerts):
             beater = make_beater(each, os.environ)
-            return [(each.name, "heartbeat", self._heartbeat(beater.beat, each.every_seconds, beater.close))]
+            return [
+                (each.name, "heartbeat", self._heartbeat(lambda: beater.now().beat(), each.every_seconds, beater.close))
+            ]
         file = MemoryFile(self._folder / f"{each.name}.json", self._seed)
         kind = str(each.__struct_config__.tag)
         tasks: list[tuple[str, str, Task]] = [
@@ -74,7 +76,7 @@ class Alerts:
         ]
         if isinstance(each, AlertmanagerAlerts) and each.heartbeat:
             manager = make_alertmanager(each, os.environ)
-            beat = self._heartbeat(lambda: manager.beat(self._collector), each.repeat_seconds, manager.close)
+            beat = self._heartbeat(lambda: manager.now().beat(self._collector), each.repeat_seconds, manager.close)
             tasks.append((f"{each.name}/heartbeat", "heartbeat", beat))
         return tasks
 

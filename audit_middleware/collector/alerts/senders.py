@@ -9,14 +9,15 @@ from audit_middleware.collector.alerts.door import Door, Sender
 from audit_middleware.collector.alerts.mail import Mail
 from audit_middleware.collector.alerts.message import Message
 from audit_middleware.collector.alerts.pagerduty import PagerDuty
+from audit_middleware.collector.alerts.renewing import Renewing
 from audit_middleware.collector.alerts.settings import (
     AlertmanagerAlerts,
     AlertSettings,
     EmailAlerts,
     HeartbeatAlerts,
+    PagerDutyAlerts,
     SlackAlerts,
     WebhookAlerts,
-    secret_of,
 )
 from audit_middleware.collector.alerts.slack import Slack
 from audit_middleware.collector.alerts.webhook import Webhook
@@ -45,30 +46,39 @@ class Beater:
 
 def make_sender(settings: AlertSettings, environ: Mapping[str, str]) -> Sender:
     """Return the sender of a table; raises `ConfigurationError` for a secret that is not there."""
-    secret = secret_of(settings, environ)
-    if isinstance(settings, EmailAlerts):
-        return Mail(settings, secret)
     if isinstance(settings, HeartbeatAlerts):
         return make_beater(settings, environ)
-    if isinstance(settings, SlackAlerts):
-        return Slack(_door(settings, secret or "", secret))
     if isinstance(settings, AlertmanagerAlerts):
         return make_alertmanager(settings, environ)
+    return Renewing(lambda secret: _sender(settings, secret), settings, environ)
+
+
+def _sender(settings: EmailAlerts | SlackAlerts | WebhookAlerts | PagerDutyAlerts, secret: str | None) -> Sender:
+    if isinstance(settings, EmailAlerts):
+        return Mail(settings, secret)
+    if isinstance(settings, SlackAlerts):
+        return Slack(_door(settings, secret or "", secret))
     door = _door(settings, settings.url, secret)
     return Webhook(door, secret or "") if isinstance(settings, WebhookAlerts) else PagerDuty(door, secret or "")
 
 
-def make_alertmanager(settings: AlertmanagerAlerts, environ: Mapping[str, str]) -> Alertmanager:
+def make_alertmanager(settings: AlertmanagerAlerts, environ: Mapping[str, str]) -> Renewing[Alertmanager]:
     """Return the sender of an Alertmanager."""
-    secret = secret_of(settings, environ)
-    door = _door(settings, settings.url.rstrip("/") + "/api/v2/alerts", secret)
-    return Alertmanager(door, refresh=settings.repeat_seconds, token=secret)
+
+    def make(secret: str | None) -> Alertmanager:
+        door = _door(settings, settings.url.rstrip("/") + "/api/v2/alerts", secret)
+        return Alertmanager(door, refresh=settings.repeat_seconds, token=secret)
+
+    return Renewing(make, settings, environ)
 
 
-def make_beater(settings: HeartbeatAlerts, environ: Mapping[str, str]) -> Beater:
+def make_beater(settings: HeartbeatAlerts, environ: Mapping[str, str]) -> Renewing[Beater]:
     """Return what beats."""
-    secret = secret_of(settings, environ)
-    return Beater(_door(settings, settings.url or secret or "", secret), settings.method)
+
+    def make(secret: str | None) -> Beater:
+        return Beater(_door(settings, settings.url or secret or "", secret), settings.method)
+
+    return Renewing(make, settings, environ)
 
 
 def _door(settings: AlertSettings, url: str, secret: str | None) -> Door:

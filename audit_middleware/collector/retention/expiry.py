@@ -19,6 +19,7 @@ from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.storage import Store
 from audit_middleware.collector.storage.durable import Durable, replace, storage_errors
+from audit_middleware.collector.storage.stores import place_of
 from audit_middleware.collector_record import Quarantined
 from audit_middleware.errors import MalformedLine
 from audit_middleware.record import COLLECTOR_SERVICE, Opened, Payload
@@ -130,8 +131,13 @@ def declare_expired(folder: Path) -> None:
 def remove_entries(log: FinishedLog) -> int:
     """Remove bundles and full tiles of leaf hashes; return how many files there were. May be repeated.
 
-    The last commit's write-ahead holds entries too, and goes first.
+    The last commit's write-ahead holds entries too, and goes first. A store elsewhere gets the ``expired`` file before:
+    who reads that alone has to be able to tell expired from missing.
     """
+    if place_of(log.folder) is not None:
+        with storage_errors(f"cannot read {log.folder / FILE}"):
+            manifest = (log.folder / FILE).read_bytes()
+        log.store.put(FILE, manifest)
     with storage_errors(f"cannot remove {log.folder / WRITE_AHEAD}"):
         (log.folder / WRITE_AHEAD).unlink(missing_ok=True)
     count = 0

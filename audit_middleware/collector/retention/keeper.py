@@ -18,15 +18,16 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.retention.expiry import declare_expired, remove_entries, write_inventory
 from audit_middleware.collector.retention.holds import HoldBook, covers, may_cover
+from audit_middleware.collector.retention.ledger_book import LedgerBook
 from audit_middleware.collector.retention.plan import Candidate, Item, Plan, make_plan, services_in
-from audit_middleware.collector.retention.policy import OWN_CLASS, Policy, following, period_of
+from audit_middleware.collector.retention.policy import Policy, following, period_of
 from audit_middleware.collector.storage import HoldingStore
 from audit_middleware.collector_record import Held, Retained
 from audit_middleware.errors import AuditError, ConfigurationError
 from audit_middleware.record import COLLECTOR_SERVICE, Payload
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.parse import parse_rec
-from audit_middleware.sealing.seal import SealVerifier, leaf_hash, parse_frame
+from audit_middleware.sealing.seal import leaf_hash, parse_frame
 from audit_middleware.tlog.encoding import to_base64
 
 SWEEP_SECONDS: Final = 3600.0
@@ -34,7 +35,6 @@ FIRST_SWEEP_SECONDS: Final = 60.0
 JUMP_SECONDS: Final = 86_400.0
 POLICY: Final = "policy"
 """Who deletes when nobody asked: the policy in the configuration."""
-_HOLD: Final = b',"type":"hold",'
 _log: Final = logging.getLogger(__name__)
 
 
@@ -57,7 +57,7 @@ class Retention:
     ) -> None:
         self.clock: Callable[[], float] = time.time
         self.policy = policy
-        self._keyring = keyring
+        self._ledger_book = LedgerBook(keyring)
         self._logs = logs
         self._index = index
         self._quarantine = quarantine
@@ -95,7 +95,7 @@ class Retention:
         `BadLedger` if a log, or what the collector says of holds, was altered; `StorageError`.
         """
         with self._turn:
-            holds = self._book().standing
+            holds = self._book(is_fresh=True).standing
             plan = self._plan(holds)
             if plan.id != plan_id:
                 raise ConfigurationError(f"plan {plan_id!r} is not what would go now: look at the plan again")
@@ -129,26 +129,9 @@ class Retention:
         ]
         return make_plan(self.policy, logs, holds, datetime.fromtimestamp(self.clock(), UTC))
 
-    def _book(self) -> HoldBook:
-        """Read the holds from the ledger itself, and check that nothing was taken out of it: no index is asked."""
-        book, seals = HoldBook(), SealVerifier(self._keyring)
-        for log in self._logs:
-            if log.class_ == OWN_CLASS:
-                log.reader().check_tiles()
-                for line in log.ledger.entries():
-                    if _HOLD in line:
-                        self._take_held(line, book, seals)
-        return book
-
-    @staticmethod
-    def _take_held(line: bytes, book: HoldBook, seals: SealVerifier) -> None:
-        frame = parse_frame(line)
-        if frame.type != "hold":
-            return
-        seals.verify_seal(line, frame)
-        payload = parse_rec(line, frame)
-        if isinstance(payload, Held):
-            book.take(payload)
+    def _book(self, *, is_fresh: bool = False) -> HoldBook:
+        """Read the holds from the ledger itself; no index is asked."""
+        return self._ledger_book.read(self._logs, is_fresh=is_fresh)
 
     def _delete(self, item: Item, plan: str, by: str, holds: list[Held]) -> None:
         log = next(log for log in self._logs if log.origin == item.origin)

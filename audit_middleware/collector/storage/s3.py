@@ -15,8 +15,9 @@ cost a hundred times what the log does. These two are locked for ``retain_partia
 
 Partial tiles of higher levels stay for long and are rarely written: they are locked like everything else.
 
-`discard` deletes nothing, it tags: a tile that is superseded goes when its lock has passed and the bucket's lifecycle
-rule for ``audit-ready=passing`` takes it. The collector needs no right to delete, and no rule takes what is needed.
+`discard` deletes nothing, it tags: a partial tile ``audit-ready=passing``, a full one, which goes with its log only,
+``audit-ready=expired``. It goes when its lock has passed and a rule of the bucket's takes it (`lifecycle`). The
+collector needs no right to delete, and no rule takes what is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from audit_middleware.collector.storage.keys import is_partial, is_superseded_soon, require_key
-from audit_middleware.collector.storage.s3_client import Bucket, Found, Lock, Refused, Version
+from audit_middleware.collector.storage.s3_client import EXPIRED, PASSING, Bucket, Found, Lock, Refused, Tag, Version
 from audit_middleware.collector.storage.settings import LONGEST, Mode
 from audit_middleware.errors import AlreadyStored, StorageError, StoreUnavailable
 
@@ -151,8 +152,8 @@ class S3Store:
         yield from (name[start:] for name in sorted(found))  # not every server has S3's order
 
     def discard(self, key: str) -> None:
-        """Tag a superseded tile, or delete it where nothing is locked; that is not waited for, and may fail."""
-        self._pool.submit(self._let_go, self._name(key))
+        """Tag what may go, or delete it where nothing is locked; that is not waited for, and may fail."""
+        self._pool.submit(self._let_go, self._name(key), PASSING if is_partial(key) else EXPIRED)
 
     def keep(self, keys: Iterable[str]) -> None:
         """Lock these partial tiles for as long as everything else, because nothing may follow them."""
@@ -235,14 +236,18 @@ class S3Store:
             self.strange[key] = what
             _log.critical("s3://%s/%s %s", self._bucket.name, self._prefix + key, what)
 
-    def _let_go(self, name: str) -> None:
+    def _let_go(self, name: str, tag: Tag) -> None:
         try:
             if self._retention is None:
                 self._bucket.delete(name)
+            elif tag == PASSING:
+                self._bucket.tag(name, tag)  # of every commit, so for one request; a version over it passes instead
             else:
-                self._bucket.tag(name)
+                first = next((each for each in reversed(self._versions(name)) if not each.is_marker), None)
+                if first is not None:
+                    self._bucket.tag(name, tag, first.id)
         except StorageError as error:
-            _log.info("a superseded partial tile stays: %s", error)
+            _log.info("what may go stays: %s", error)
 
     def _name(self, key: str) -> str:
         return self._prefix + require_key(key)

@@ -16,8 +16,12 @@ from audit_middleware.errors import ConfigurationError, StorageError, StoreUnava
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-PASSING: Final = ("audit-ready", "passing")
-"""Tag of what is superseded, for a lifecycle rule to name."""
+Tag = tuple[str, str]
+"""Key and value, for a lifecycle rule to name."""
+PASSING: Final[Tag] = ("audit-ready", "passing")
+"""Of what is superseded."""
+EXPIRED: Final[Tag] = ("audit-ready", "expired")
+"""Of what was in a log that has expired."""
 _MESSAGE: Final = 200
 _CHECK_KEY: Final = "check the access key that boto3 finds (AWS_ACCESS_KEY_ID, a profile, the instance's role)"
 _HINTS: Final = {
@@ -55,11 +59,12 @@ class Lock(NamedTuple):
 
 
 class Version(NamedTuple):
-    """One version of a key, or a delete marker on it."""
+    """One version of a key, or a delete marker on it; ``stored`` is the server's clock."""
 
     key: str
     id: str
     is_marker: bool
+    stored: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,10 @@ class Bucket:
         """Yield versions and delete markers by key; those of one key newest first."""
         with self._errors("list the versions of", prefix):
             for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
-                found = [Version(each["Key"], each["VersionId"], False) for each in page.get("Versions", [])]
+                found = [
+                    Version(each["Key"], each["VersionId"], False, each.get("LastModified"))
+                    for each in page.get("Versions", [])
+                ]
                 found += [Version(each["Key"], each["VersionId"], True) for each in page.get("DeleteMarkers", [])]
                 # a page holds them in two lists, each in order; among versions alone that order is kept
                 yield from sorted(found, key=lambda each: each.key)
@@ -147,12 +155,13 @@ class Bucket:
         with self._errors("delete", key):
             self._client.delete_object(Bucket=self.name, Key=key, **more)
 
-    def tag(self, key: str) -> None:
-        """Say of an object that it is superseded."""
-        name, value = PASSING
+    def tag(self, key: str, tag: Tag, version: str | None = None) -> None:
+        """Say of a version, or of the latest one, why it may go."""
+        name, value = tag
+        more: dict[str, Any] = {} if version is None else {"VersionId": version}
         with self._errors("tag", key):
             self._client.put_object_tagging(
-                Bucket=self.name, Key=key, Tagging={"TagSet": [{"Key": name, "Value": value}]}
+                Bucket=self.name, Key=key, Tagging={"TagSet": [{"Key": name, "Value": value}]}, **more
             )
 
     def retain(self, key: str, version: str, lock: Lock, *, is_forced: bool = False) -> None:

@@ -247,3 +247,52 @@ def test_a_secret_that_is_not_there_is_named_and_not_shown(environ, said):
     with pytest.raises(ConfigurationError, match=said) as refused:
         make_sender(settings, environ)
     assert environ.get("S", "?") not in str(refused.value)
+
+
+def test_a_secret_in_a_file_is_rotated_without_a_restart(tmp_path, receiver, caplog):
+    file = tmp_path / "webhook.secret"
+    file.write_text(SECRET)
+    table = {"kind": "webhook", "name": "hook", "url": receiver.url, "secret_file": str(file)}
+    (settings,) = convert([table])
+    sender = make_sender(settings, {})
+
+    def signed_with(secret):
+        sender.send(message())
+        request = receiver.taken[-1]
+        timestamp = request.headers[TIMESTAMP]
+        return is_signed(secret.encode(), timestamp, request.headers[SIGNATURE], request.body, float(timestamp))
+
+    assert signed_with(SECRET)
+    file.write_text("another-secret-0123456789")
+    assert signed_with("another-secret-0123456789")
+    assert not signed_with(SECRET)
+    for unusable in ("", "short"):  # as amid a rotation
+        file.write_text(unusable)
+        assert signed_with("another-secret-0123456789")
+    file.unlink()
+    assert signed_with("another-secret-0123456789")
+    file.write_text(SECRET)
+    assert signed_with(SECRET)
+    sender.close()
+    assert SECRET not in caplog.text
+    assert "another-secret" not in caplog.text
+    assert "keeps the secret it had" in caplog.text
+
+
+def test_the_token_of_an_alertmanager_and_the_url_of_a_heartbeat_are_rotated_too(tmp_path, receiver):
+    file = tmp_path / "secret"
+    file.write_text("first-token-0123456789")
+    (settings,) = convert([{"kind": "alertmanager", "name": "am", "url": receiver.url, "token_file": str(file)}])
+    sender = make_sender(settings, {})
+    sender.send(message())
+    file.write_text("second-token-0123456789")
+    sender.send(message())
+    found = [each.headers["authorization"] for each in receiver.taken]
+    assert found == ["Bearer first-token-0123456789", "Bearer second-token-0123456789"]
+    file.write_text(f"{receiver.url}/one")
+    (settings,) = convert([{"kind": "heartbeat", "name": "hb", "url_file": str(file)}])
+    beater = make_sender(settings, {})
+    beater.send(message())
+    file.write_text(f"{receiver.url}/two")
+    beater.send(message())
+    assert [each.path for each in receiver.taken[-2:]] == ["/one", "/two"]

@@ -9,13 +9,15 @@ import pytest
 from audit_middleware.cli.ledgers import Trust, folder_target
 from audit_middleware.collector.catchup import rebuild_index
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.ledger import Ledger
 from audit_middleware.collector.monitor.patrol import Damage, Unit
 from audit_middleware.collector.monitor.patroller import Patroller
 from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.retention import keeper
+from audit_middleware.collector.retention.ledger_book import LedgerBook
 from audit_middleware.collector.retention.policy import RetentionSetting
 from audit_middleware.collector_record import Held
-from audit_middleware.errors import BadLedger, ConfigurationError
+from audit_middleware.errors import AuditError, BadLedger, ConfigurationError
 from audit_middleware.sealing.seal import leaf_hash, parse_frame
 from audit_middleware.sealing.stream import StreamFollower
 from audit_middleware.sealing.text import b64url
@@ -270,10 +272,49 @@ def test_a_hold_that_was_taken_out_of_the_ledger_stops_every_deletion(years):
         for file in [bundle] if bundle.is_file() else bundle.iterdir():
             file.chmod(0o644)
             file.write_bytes(file.read_bytes().replace(b'"type":"hold"', b'"type":"hole"'))
+    plan = years.retention.plan()  # which remembers what was read before, and checked
+    assert plan.to_delete == []
+    with pytest.raises(BadLedger):
+        years.retention.apply(plan.id, "ann")
     with pytest.raises(BadLedger):
         years.retention.plan()
     years.retention.sweep()
     assert years.collector.logs.by_origin("audit.test/default/2023h1") is not None
+
+
+def test_holds_are_read_from_where_the_last_reading_ended(years, monkeypatch):
+    years.deliver(App().lines, "2023-05-01")
+    years.retention.place(hold())
+    assert [held.case for held in years.retention.holds()] == ["c-1"]
+    read = []
+    entries = Ledger.entries
+    monkeypatch.setattr(
+        Ledger, "entries", lambda self, *span: read.append((self.origin, *span)) or entries(self, *span)
+    )
+    years.retention.plan()
+    assert read == []  # nothing is new
+    years.retention.place(hold("c-2"))
+    assert [held.case for held in years.retention.holds()] == ["c-1", "c-2"]
+    assert read
+    assert all(first >= 2 and last == first for _, first, last in read)  # one record, behind all that was there
+    years.retention.release("c-2", "ann", "settled")
+    years.retention.release("c-2", "bob", "settled")
+    assert [held.state for held in years.retention.holds()] == ["placed", "released"]
+    years.again()
+    assert [held.state for held in years.retention.holds()] == ["placed", "released"]
+
+
+def test_an_entry_that_was_altered_after_the_last_reading_and_before_the_next_is_found(years):
+    years.retention.place(hold())
+    years.collector.retention._say_held(hold("c-2"))
+    years.retention._ledger_book = LedgerBook(KEYRING)
+    (log,) = [log for log in years.collector.logs if log.class_ == "collector"]
+    for bundle in (log.folder / "tile/entries").rglob("*"):
+        if bundle.is_file():
+            bundle.chmod(0o644)
+            bundle.write_bytes(bundle.read_bytes().replace(b'"case":"c-2"', b'"case":"c-3"'))
+    with pytest.raises(AuditError):
+        years.retention.plan()
 
 
 @pytest.mark.parametrize("step", ["write_inventory", "declare_expired", "remove_entries"])
