@@ -60,6 +60,9 @@ class Stream(msgspec.Struct):
     is_given_up: bool = False
     """It is *unclosed*: nobody waits for it any more."""
 
+    at: str = ""
+    """The collector that heard it last, "" for this one."""
+
     spool_bytes: int = 0
     delays: list[tuple[float, float]] = []
     """(when, seconds between the newest line's own time and that), the latest few."""
@@ -112,6 +115,12 @@ class Hearing:
         self._find = find
         self.since = now
         """Since when this collector listens without a break."""
+
+        self.place = ""
+        """The collector that hears what comes next, "" for this one."""
+
+        self.breaks: dict[str, float] = {}
+        """When a collector was last found away, or back: its streams need time to reach another one."""
 
         self.streams = {stream.stream: stream for stream in memory.streams}
         self.services = {service.service: service for service in memory.services}
@@ -175,7 +184,7 @@ class Hearing:
         known = self.streams.get(stream)
         if known is not None:
             known.reached = max(known.reached, seq)
-            known.heard, known.heard_at = now.mono, now.text
+            known.heard, known.heard_at, known.at = now.mono, now.text, self.place
             self._hear_service(known.service, now)
 
     def standing(self, stream: str) -> Standing | None:
@@ -187,9 +196,10 @@ class Hearing:
         return Standing(max(known.reached + 1, found.next if found else 0), known.is_closed)
 
     def is_silent(self, stream: Stream, now: Now) -> bool:
-        """Whether a stream is overdue; whoever was not heard since this collector is back is given time to try."""
-        if stream.heard <= self.since.mono and self.listened(now) < self._settings.settle_seconds:
-            return False
+        """Whether a stream is overdue; whoever was not heard since a collector is back, or away, gets time to try."""
+        for moment in (self.since.mono, self.breaks.get(stream.at)):
+            if moment is not None and stream.heard <= moment and now.mono - moment < self._settings.settle_seconds:
+                return False
         return now.mono - max(stream.heard, self.since.mono) >= self._settings.silence_of(stream.service)
 
     def overview(self, now: Now) -> tuple[Heard, ...]:
@@ -224,7 +234,7 @@ class Hearing:
             found = self._find(frame.stream) if frame.seq else None
             if found is not None:  # it was forgotten, or is older than what this collector remembers
                 stream.is_closed = found.is_closed
-        stream.heard, stream.heard_at = now.mono, now.text
+        stream.heard, stream.heard_at, stream.at = now.mono, now.text, self.place
         self._hear_service(stream.service or service, now)
         return stream
 
