@@ -235,12 +235,11 @@ class FindingBook:
         change: Change = "opened" if told.state == "open" else told.state
         return self._enter(told, change, is_on_record=True)
 
-    def follow(self, said: Reviewed) -> list[Transition]:
-        """Take a ``review`` record of another collector: what it has put on record up to that state need not be."""
+    def follow(self, said: Reviewed) -> None:
+        """Another collector has put this state on record: what came before it need not be any more."""
         told = Finding.recall(said).rank
         for key in [key for key in self.unsaid if key[0] == said.finding and key[1:] <= told]:
             del self.unsaid[key]
-        return self.recall(said)
 
     def _open(self, seen: Observation, now: str, former: Finding | None, *, is_on_record: bool) -> list[Transition]:
         if former is None and len(self._findings) >= MAX_FINDINGS + KEPT_RESOLVED:

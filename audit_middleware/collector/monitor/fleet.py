@@ -29,7 +29,6 @@ _log: Final = logging.getLogger(__name__)
 class Told(NamedTuple):
     """What another collector has committed, and what was found of it in the index."""
 
-    collector: str
     group: Group
     altered: list[Observation]
 
@@ -107,7 +106,7 @@ class Fleet:
             found = elsewhere.lives(log, first)
             sizes[log.origin] = found[-1].at + 1 if found else log.size
             altered = [_altered(log, each.at) for each in found if each.line is None]
-            yield Told(log.collector, group_of_lives([each.line for each in found if each.line]), altered)
+            yield Told(group_of_lives([each.line for each in found if each.line]), altered)
 
     def _missing(self, stream: str) -> list[Range] | None:
         try:

@@ -7,6 +7,7 @@ listened was not silent. A stream that is over is forgotten after a while; `Find
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -59,9 +60,6 @@ class Stream(msgspec.Struct):
     is_closed: bool = False
     is_given_up: bool = False
     """It is *unclosed*: nobody waits for it any more."""
-
-    at: str = ""
-    """The collector that heard it last, "" for this one."""
 
     spool_bytes: int = 0
     delays: list[tuple[float, float]] = []
@@ -116,11 +114,8 @@ class Hearing:
         self.since = now
         """Since when this collector listens without a break."""
 
-        self.place = ""
-        """The collector that hears what comes next, "" for this one."""
-
-        self.breaks: dict[str, float] = {}
-        """When a collector was last found away, or back: its streams need time to reach another one."""
+        self.broke = -inf
+        """When another collector was last found away, or back: what it was sent needs time to reach another one."""
 
         self.streams = {stream.stream: stream for stream in memory.streams}
         self.services = {service.service: service for service in memory.services}
@@ -184,7 +179,7 @@ class Hearing:
         known = self.streams.get(stream)
         if known is not None:
             known.reached = max(known.reached, seq)
-            known.heard, known.heard_at, known.at = now.mono, now.text, self.place
+            known.heard, known.heard_at = now.mono, now.text
             self._hear_service(known.service, now)
 
     def standing(self, stream: str) -> Standing | None:
@@ -197,9 +192,9 @@ class Hearing:
 
     def is_silent(self, stream: Stream, now: Now) -> bool:
         """Whether a stream is overdue; whoever was not heard since a collector is back, or away, gets time to try."""
-        for moment in (self.since.mono, self.breaks.get(stream.at)):
-            if moment is not None and stream.heard <= moment and now.mono - moment < self._settings.settle_seconds:
-                return False
+        moment = max(self.since.mono, self.broke)
+        if stream.heard <= moment and now.mono - moment < self._settings.settle_seconds:
+            return False
         return now.mono - max(stream.heard, self.since.mono) >= self._settings.silence_of(stream.service)
 
     def overview(self, now: Now) -> tuple[Heard, ...]:
@@ -234,7 +229,7 @@ class Hearing:
             found = self._find(frame.stream) if frame.seq else None
             if found is not None:  # it was forgotten, or is older than what this collector remembers
                 stream.is_closed = found.is_closed
-        stream.heard, stream.heard_at, stream.at = now.mono, now.text, self.place
+        stream.heard, stream.heard_at = now.mono, now.text
         self._hear_service(stream.service or service, now)
         return stream
 

@@ -36,9 +36,9 @@ class Peers:
         self._settings = settings
         self._peers: dict[str, Peer] = {}
 
-    def meet(self, there: Mapping[str, Presence], now: Now) -> dict[str, float]:
-        """Take who was there, and return whose coming or going was noticed just now, with the moment."""
-        noticed: dict[str, float] = {}
+    def meet(self, there: Mapping[str, Presence], now: Now) -> list[str]:
+        """Take who was there, and return whose coming or going was noticed just now."""
+        noticed = []
         for name, presence in there.items():
             peer = self._peers.setdefault(name, Peer(presence, now.mono, now.text))
             if presence != peer.presence:
@@ -46,7 +46,7 @@ class Peers:
             is_away = presence.is_closed or now.mono - peer.seen > AWAY_SECONDS
             if is_away != peer.is_away:
                 peer.is_away = is_away
-                noticed[name] = now.mono
+                noticed.append(name)
         return noticed
 
     def restart(self, now: Now) -> None:

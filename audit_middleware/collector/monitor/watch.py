@@ -73,18 +73,19 @@ class Watch:
         """Return what makes this watch again."""
         return WatchState(self.book.remember(), self.hearing.remember())
 
-    def hear(self, group: Group, now: Now, collector: str = "") -> list[Transition]:
-        """Take what a group commit of a collector holds, "" for this one.
+    def hear(self, group: Group, now: Now, *, is_elsewhere: bool = False) -> list[Transition]:
+        """Take what a group commit of this collector, or of another one, holds.
 
         Collectors' own records are dated by themselves: heard again, they tell the same.
         """
         moved: list[Transition] = []
-        self.hearing.place = collector
         for frame, service in group.newest:
             self.hearing.hear_newest(frame, service, now)
             moved += self._returned(frame, now)
         for frame, payload in group.lives:
             if frame.type in COLLECTOR_TYPES:
+                if is_elsewhere and isinstance(payload, Reviewed):
+                    self.book.follow(payload)
                 moved += self._hear_own(frame, payload, group, now)
             elif service_of(payload) == COLLECTOR_SERVICE:
                 moved += self._hear_collector(frame, payload)
@@ -94,7 +95,8 @@ class Watch:
 
     def meet(self, there: Mapping[str, Presence], now: Now) -> None:
         """Take when the other collectors were there last."""
-        self.hearing.breaks |= self.peers.meet(there, now)
+        if self.peers.meet(there, now):
+            self.hearing.broke = now.mono
 
     def tick(self, now: Now, *, is_listening: bool = True, is_watching: bool = True) -> list[Transition]:
         """Apply the rules that time is part of; call it about once a second, with everything heard before.
@@ -173,7 +175,7 @@ class Watch:
             return said.on_quarantine(book, payload, self._service_of(payload.stream), when)
         if isinstance(payload, Reviewed):
             self._note_lost(payload, now)
-            return book.follow(payload) if self.hearing.place else book.recall(payload)
+            return book.recall(payload)
         if isinstance(payload, Ingested):
             self._count(payload, group, now)
         return []

@@ -178,7 +178,7 @@ class Watcher:
         watch, fleet, was_watching = self._watching, self._fleet, self._fleet.is_watching
         heard_for = watch.hearing.listened(now)
         for told in fleet.listen(self._sizes, now, heard_for, is_listening=is_listening, goes_on=self._goes_on):
-            self._emit(watch.hear(told.group, self._clock(), told.collector))
+            self._emit(watch.hear(told.group, self._clock(), is_elsewhere=True))
             for altered in told.altered:
                 self._emit(watch.see(altered, now))
         watch.meet(fleet.there, now)
