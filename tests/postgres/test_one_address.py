@@ -233,17 +233,19 @@ def test_killed_in_turn_under_load_they_find_what_is_withheld_and_nothing_else(s
     while time.monotonic() < began + SETTLE + SILENCE:  # whoever were called silent would be by now
         time.sleep(0.5)
     for name in NAMES:
-        (found,) = site.findings(name)
+        seen = site.findings(name)
+        assert len(seen) == 1, seen
+        (found,) = seen
         assert (found["kind"], found["state"], found["occurrence"]) == ("gap", "open", 1)
         assert (found["stream"], found["evidence"]["lines"]) == (stream, 3)
     deliver(site.fleet.urls[NAMES[0]], late)
     for name in NAMES:
         site.wait_for(name, "gap", "resolved", stream=stream)
     site.end_load()
-    time.sleep(2)
     for name in NAMES:
-        (found,) = site.findings(name)
-        assert (found["kind"], found["state"]) == ("gap", "resolved")
+        for service in ("s0", "s4"):  # they are expected, and have said goodbye
+            site.wait_for(name, "missing_service", "open", about=service)
+        assert sorted(each["kind"] for each in site.findings(name)) == ["gap", "missing_service", "missing_service"]
     site.require_complete()
 
 
