@@ -53,7 +53,10 @@ class PostgresIndex:
         self._is_holding = False
         self._connection: psycopg.Connection | None = None
         self._searcher = Searcher(self._link, seal, collector)
-        with self._link.errors():
+        with (
+            self._link.errors(),
+            suppress(psycopg.OperationalError),
+        ):  # one that is away is asked again by whoever uses it
             self._live()
 
     @property
