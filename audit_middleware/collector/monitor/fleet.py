@@ -8,7 +8,8 @@ out, puts what everybody hears on record, and tells of it. What a collector find
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from threading import Event
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index_store import Elsewhere, OtherLog, Presence
@@ -53,7 +54,7 @@ class Fleet:
         self._strange: frozenset[str] = frozenset()
 
     def listen(
-        self, sizes: dict[str, int], now: Now, heard_for: float, *, is_listening: bool, goes_on: Callable[[], bool]
+        self, sizes: dict[str, int], now: Now, heard_for: float, *, is_listening: bool, stopping: Event
     ) -> Iterator[Told]:
         """Yield what is new in the logs of others beyond ``sizes``, which grow with it; then ask who watches.
 
@@ -67,7 +68,7 @@ class Fleet:
             logs = self._elsewhere.logs()
             self._strange = frozenset(log.origin for log in logs)
             for log in logs:
-                yield from self._read(self._elsewhere, log, sizes, goes_on)
+                yield from self._read(self._elsewhere, log, sizes, stopping)
             self.is_watching = self._elsewhere.claim(
                 wants=is_listening and (self.is_watching or heard_for >= FRESH_SECONDS)
             )
@@ -99,10 +100,8 @@ class Fleet:
             _log.warning("other collectors are not told that this one ends: %s", error)
         self._elsewhere.close()
 
-    def _read(
-        self, elsewhere: Elsewhere, log: OtherLog, sizes: dict[str, int], goes_on: Callable[[], bool]
-    ) -> Iterator[Told]:
-        while (first := sizes.get(log.origin, 0)) < log.size and goes_on():
+    def _read(self, elsewhere: Elsewhere, log: OtherLog, sizes: dict[str, int], stopping: Event) -> Iterator[Told]:
+        while (first := sizes.get(log.origin, 0)) < log.size and not stopping.is_set():
             found = elsewhere.lives(log, first)
             sizes[log.origin] = found[-1].at + 1 if found else log.size
             altered = [_altered(log, each.at) for each in found if each.line is None]

@@ -27,6 +27,8 @@ class Peer(msgspec.Struct):
     seen: float
     seen_at: str
     is_away: bool = False
+    has_moved: bool = False
+    """Whether it said anything since this monitor listens."""
 
 
 class Peers:
@@ -42,7 +44,7 @@ class Peers:
         for name, presence in there.items():
             peer = self._peers.setdefault(name, Peer(presence, now.mono, now.text))
             if presence != peer.presence:
-                peer.presence, peer.seen, peer.seen_at = presence, now.mono, now.text
+                peer.presence, peer.seen, peer.seen_at, peer.has_moved = presence, now.mono, now.text, True
             is_away = presence.is_closed or now.mono - peer.seen > AWAY_SECONDS
             if is_away != peer.is_away:
                 peer.is_away = is_away
@@ -52,11 +54,13 @@ class Peers:
     def restart(self, now: Now) -> None:
         """Nobody listened until now: whoever was not there meanwhile is not to blame."""
         for peer in self._peers.values():
-            peer.seen = now.mono
+            peer.seen, peer.has_moved = now.mono, False
 
     def absences(self, now: Now) -> list[Observation]:
-        """Return the collectors that have not said goodbye, and are away for as long as a service may be silent."""
-        limit = self._settings.silence_of(COLLECTOR_SERVICE)
+        """Return the collectors that have not said goodbye, and are away for as long as a service may be silent.
+
+        One that was away before this monitor listened is so again as soon as anybody may be called silent.
+        """
         return [
             Observation(
                 "silence",
@@ -65,5 +69,9 @@ class Peers:
                 COLLECTOR_SERVICE,
             )
             for name, peer in self._peers.items()
-            if not peer.presence.is_closed and now.mono - peer.seen >= limit
+            if not peer.presence.is_closed and now.mono - peer.seen >= self._limit(peer)
         ]
+
+    def _limit(self, peer: Peer) -> float:
+        limit = self._settings.silence_of(COLLECTOR_SERVICE)
+        return limit if peer.has_moved else min(limit, self._settings.settle_seconds)

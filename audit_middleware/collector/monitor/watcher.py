@@ -174,19 +174,20 @@ class Watcher:
             self.is_ready = True
 
     def _listen_elsewhere(self, now: Now, *, is_listening: bool) -> bool:
-        """Hear what other collectors committed; say whether there is nothing that could not be heard."""
-        watch, fleet, was_watching = self._watching, self._fleet, self._fleet.is_watching
+        """Hear what other collectors committed; say whether everything was heard, now and the last time.
+
+        Who spoke while nothing was heard did so longer ago than it seems: the listening begins behind that.
+        """
+        watch, fleet = self._watching, self._fleet
+        was_watching, was_hearing = fleet.is_watching, fleet.is_hearing
         heard_for = watch.hearing.listened(now)
-        for told in fleet.listen(self._sizes, now, heard_for, is_listening=is_listening, goes_on=self._goes_on):
+        for told in fleet.listen(self._sizes, now, heard_for, is_listening=is_listening, stopping=self._stopping):
             self._emit(watch.hear(told.group, self._clock(), is_elsewhere=True))
             for altered in told.altered:
                 self._emit(watch.see(altered, now))
         watch.meet(fleet.there, now)
         watch.book.is_changed |= fleet.is_watching != was_watching  # who asks what is told has to look again
-        return fleet.is_hearing
-
-    def _goes_on(self) -> bool:
-        return not self._stopping.is_set()
+        return was_hearing and fleet.is_hearing
 
     def _hear_next(self, timeout: float) -> None:
         try:

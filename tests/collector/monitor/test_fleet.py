@@ -1,5 +1,6 @@
 """Several monitors on one index: who hears what, who watches, whose absence is known; a simulated index that fails."""
 
+import threading
 import time
 
 import pytest
@@ -58,7 +59,7 @@ class Simulated:
 
 
 def hear(fleet, sizes, *, heard_for=100.0, is_listening=True):
-    return list(fleet.listen(sizes, NOW, heard_for, is_listening=is_listening, goes_on=lambda: True))
+    return list(fleet.listen(sizes, NOW, heard_for, is_listening=is_listening, stopping=threading.Event()))
 
 
 def finding(kind, log=None):
@@ -187,3 +188,13 @@ def test_what_another_collector_put_on_record_need_not_be_said_again():
     assert [each.change for each in mine.recall(decided.reviewed())] == ["acknowledged"]
     found: Finding = mine.find("drop", "s")
     assert (found.state, found.acknowledged_by) == ("acknowledged", "ops")
+
+
+def test_a_collector_that_was_away_before_is_found_again_before_its_absence_could_seem_over():
+    settings = MonitorSettings(settle_seconds=45.0, silence_by_service={"audit-collector": 90.0})
+    peers = Peers(settings)
+    peers.meet({"two.test": Presence(1, False)}, NOW)
+    assert len(peers.absences(Now(NOW.wall + 45, NOW.mono + 45))) == 1
+    peers.meet({"two.test": Presence(2, False)}, NOW)
+    assert peers.absences(Now(NOW.wall + 45, NOW.mono + 45)) == []
+    assert len(peers.absences(Now(NOW.wall + 90, NOW.mono + 90))) == 1
