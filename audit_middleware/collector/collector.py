@@ -30,7 +30,7 @@ from audit_middleware.collector.query import Reader
 from audit_middleware.collector.retention.keeper import Retention
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector_record import AccessKind
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import StorageError, StoreUnavailable
 
 PROGRESS_SECONDS: Final = 5.0
 _log: Final = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class _Open:
             self._close_files()
             raise
         try:
-            check_index(self.index, self.logs)
+            self._check_index()
         except BaseException:
             self.index.close()
             self._close_files()
@@ -227,6 +227,13 @@ class _Open:
         self.accesses.start()
         if self.monitoring is not None:
             self.monitoring.start()
+
+    def _check_index(self) -> None:
+        """Refuse an index of others at once; one that is away is checked when it answers, and waited for."""
+        try:
+            check_index(self.index, self.logs)
+        except StoreUnavailable as error:
+            _log.warning("the collector waits: %s", error)
 
     def start(self) -> None:
         """Catch up with the ledgers, then open the collector's own stream."""

@@ -110,6 +110,9 @@ class Index:
         """Return what looks up streams."""
         return FileLookup(self.path)
 
+    def elsewhere(self) -> None:
+        """Nobody shares this index."""
+
     @property
     def is_there(self) -> bool:
         """Whether the file that was opened still is the index: it may have been deleted while it was open."""

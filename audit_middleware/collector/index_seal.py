@@ -35,6 +35,10 @@ class IndexSeal:
         """Return the seal of who has a place: stream number, sequence, entry id and leaf hash."""
         return digest(self._place_key, _PLACE.pack(stream, seq, id_) + leaf, "sha256")
 
+    def presence(self, collector: str, at: int, *, is_closed: bool) -> bytes:
+        """Return the seal of when a collector was there, in microseconds of its own clock."""
+        return self._seal("presence", collector, at, int(is_closed))
+
     def keyring(self, keyring: Keyring) -> bytes:
         """Return what stands for a set of application keys and tells nothing of them."""
         keys = [[kid, sha256(key).hexdigest()] for kid, key in sorted(keyring.keys.items())]

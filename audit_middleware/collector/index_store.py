@@ -78,6 +78,57 @@ class Double(NamedTuple):
     other: str
 
 
+class OtherLog(NamedTuple):
+    """A log of another collector: its number in the index, and up to which entry it is indexed."""
+
+    number: int
+    origin: str
+    collector: str
+    size: int
+
+
+class OtherLine(NamedTuple):
+    """Entry ``at`` of the log of another collector; ``line`` is None when somebody changed it in the index."""
+
+    at: int
+    line: bytes | None
+
+
+class Presence(NamedTuple):
+    """When a collector said last that it takes deliveries, by its own clock in microseconds, or that it ends."""
+
+    at: int
+    is_closed: bool
+
+
+class Elsewhere(Protocol):
+    """What other collectors do, as the index tells that they share; one thread at a time.
+
+    Every method raises `StorageError`, `StoreUnavailable` when nobody can tell now.
+    """
+
+    def meet(self, mine: Presence | None) -> dict[str, Presence]:
+        """Say that this collector is there, unless ``mine`` is None, and return who else was, by name."""
+
+    def logs(self) -> list[OtherLog]:
+        """Return the logs of all other collectors."""
+
+    def lives(self, log: OtherLog, first: int) -> list[OtherLine]:
+        """Return the next lines from entry ``first`` on that are no application's records; none when there are none."""
+
+    def missing(self, stream: str) -> list[tuple[int, int]]:
+        """Return the ranges of a stream, both ends included, that no collector has."""
+
+    def claim(self, *, wants: bool) -> bool:
+        """Become, or stay, the one that watches for all, or let go of that; say whether it is this one.
+
+        It is one at a time; when that one ends, freezes or loses the index, another may be it within seconds.
+        """
+
+    def close(self) -> None:
+        """Close the connection; the next call opens one."""
+
+
 class Lookup(Protocol):
     """Looks streams up beside everything else, with a connection of its own; one thread at a time."""
 
@@ -178,3 +229,6 @@ class IndexStore(Protocol):
 
     def lookup(self) -> Lookup:
         """Return what looks up streams."""
+
+    def elsewhere(self) -> Elsewhere | None:
+        """Return what tells of other collectors; None for an index that nobody shares."""

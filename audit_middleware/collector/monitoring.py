@@ -11,7 +11,7 @@ from audit_middleware.collector.alerts.alerts import Alerts
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch, Said
-from audit_middleware.collector.index_store import IndexStore
+from audit_middleware.collector.index_store import Elsewhere, IndexStore
 from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.monitor.clock import Now, real_clock
 from audit_middleware.collector.monitor.findings import Finding
@@ -104,6 +104,7 @@ class Monitoring:
         clock: Callable[[], Now] = real_clock,
     ) -> None:
         self._logs = logs
+        self._index = index
         self._clock = clock
         self._finder = StreamFinder(index)
         self._submit = submit
@@ -116,6 +117,7 @@ class Monitoring:
             collector=folder.name,
             seed=folder.seed,
             look=self.known,
+            tells=self.watcher.tells,
             is_alive=self.is_alive,
         )
         self.watcher.sinks.append(self.alerts.hear)
@@ -149,6 +151,10 @@ class Monitoring:
     def find_stream(self) -> Find:
         """Return what looks up streams in the index."""
         return self._finder
+
+    def elsewhere(self) -> Elsewhere | None:
+        """Return what tells of other collectors, with a connection of its own."""
+        return self._index.elsewhere()
 
     def say(self, payloads: Sequence[Payload]) -> Future[Any]:
         """Hand ``review`` records to the committer; raises `Problem` 503 when nothing is taken now."""

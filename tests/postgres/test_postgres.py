@@ -128,6 +128,32 @@ def test_postgres_restarted_between_and_under_deliveries_loses_nothing(shared):
         assert pages(collector, stream=app.stream) == app.lines[::-1]
 
 
+def test_started_while_postgres_is_away_it_says_what_it_waits_for_and_goes_on(shared):
+    app = App()
+    app.requests(5)
+    shared.server.stop()
+    try:
+        collector = Collector(shared.settings()).open()
+    finally:
+        shared.server.start()
+    with collector:
+        assert collector.state == "recovering"
+        assert "is away" in collector.reason
+        with pytest.raises(Problem) as refused:
+            collector.deliver(app.lines)
+        assert refused.value.status == 503
+        assert deliver_when_ready(collector, app.lines).accepted == 6
+        assert pages(collector, stream=app.stream) == app.lines[::-1]
+
+
+def test_stopped_while_it_waits_for_postgres_it_ends(shared):
+    shared.server.stop()
+    try:
+        Collector(shared.settings()).open().close()
+    finally:
+        shared.server.start()
+
+
 def test_lost_between_ledger_and_index_the_commit_is_finished_from_the_ledger(shared, monkeypatch):
     app = App()
     app.requests(10)

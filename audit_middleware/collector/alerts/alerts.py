@@ -8,8 +8,13 @@ from pathlib import Path
 
 from audit_middleware.collector.alerts.memory import MemoryFile
 from audit_middleware.collector.alerts.senders import make_alertmanager, make_beater, make_sender
-from audit_middleware.collector.alerts.settings import AlertmanagerAlerts, AlertSettings, HeartbeatAlerts
-from audit_middleware.collector.alerts.tasks import Heartbeat, Look, Telling
+from audit_middleware.collector.alerts.settings import (
+    AlertmanagerAlerts,
+    AlertSettings,
+    HeartbeatAlerts,
+    TellingSettings,
+)
+from audit_middleware.collector.alerts.tasks import Heartbeat, Look, Telling, Tells
 from audit_middleware.collector.alerts.worker import Result, SinkStatus, Task, Worker
 from audit_middleware.collector.monitor.findings import Transition
 
@@ -25,6 +30,7 @@ class Alerts:
         collector: str,
         seed: bytes,
         look: Look,
+        tells: Tells = lambda _: True,
         is_alive: Callable[[], bool],
     ) -> None:
         self.count: Callable[[str, Result], None] = lambda _name, _result: None
@@ -34,6 +40,7 @@ class Alerts:
         self._collector = collector
         self._seed = seed
         self._look = look
+        self._tells = tells
         self._is_alive = is_alive
         self._workers = [
             Worker(name, kind, task, pause=_pause(each), count=self._count)
@@ -71,14 +78,16 @@ class Alerts:
             ]
         file = MemoryFile(self._folder / f"{each.name}.json", self._seed)
         kind = str(each.__struct_config__.tag)
-        tasks: list[tuple[str, str, Task]] = [
-            (each.name, kind, Telling(make_sender(each, os.environ), each.rules, self._collector, self._look, file))
-        ]
+        tasks: list[tuple[str, str, Task]] = [(each.name, kind, self._telling(each, file))]
         if isinstance(each, AlertmanagerAlerts) and each.heartbeat:
             manager = make_alertmanager(each, os.environ)
             beat = self._heartbeat(lambda: manager.now().beat(self._collector), each.repeat_seconds, manager.close)
             tasks.append((f"{each.name}/heartbeat", "heartbeat", beat))
         return tasks
+
+    def _telling(self, each: TellingSettings, file: MemoryFile) -> Telling:
+        sender = make_sender(each, os.environ)
+        return Telling(sender, each.rules, self._collector, self._look, file, self._tells)
 
     def _heartbeat(self, beat: Callable[[], str], every: float, close: Callable[[], None]) -> Heartbeat:
         return Heartbeat(beat, every, self._is_alive, close)

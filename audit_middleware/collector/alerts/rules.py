@@ -9,6 +9,7 @@ The rules, which compare what there is with what the sink was told:
 * the end of what was told is told
 * between two messages there are ``interval_seconds``; what comes meanwhile is in the next one
 * at most ``named`` findings stand there by name; the others are counted by kind, which is one message too
+* of collectors that share an index one tells; the next one tells what is open again, whoever told something ends it
 * only what was confirmed counts as told: after a failure the same, or what became of it, is told later
 
 A sink that is new is told what is open, and nothing of what is past.
@@ -17,7 +18,7 @@ A sink that is new is told what is open, and nothing of what is past.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -70,8 +71,15 @@ class Draft(NamedTuple):
 class Announcer:
     """What one sink was told, by id of the finding; None when nobody knows. One owner."""
 
-    def __init__(self, rules: Rules, collector: str, told: dict[str, Told] | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        collector: str,
+        told: dict[str, Told] | None = None,
+        tells: Callable[[Finding], bool] = lambda _: True,
+    ) -> None:
         self.told = told
+        self._tells = tells
         self._rules = rules
         self._collector = collector
         self._sent_at: float | None = None
@@ -117,6 +125,8 @@ class Announcer:
 
     def _change(self, finding: Finding, told: Told | None, now: Now) -> Change | None:
         """Return what is news about a finding to somebody who was told so much."""
+        if not self._tells(finding):
+            return self._told_elsewhere(finding, told)
         if told is None:
             return _CHANGE[finding.state] if self._rules.take(finding) else None
         was = told.finding
@@ -129,6 +139,16 @@ class Announcer:
             is_graver = _rank(finding.severity) < _rank(was.severity)
             is_time = now.wall - told.at >= self._rules.repeat_seconds or told.at - now.wall > STEP_SECONDS
             return "repeated" if is_graver or is_time else None
+        return None
+
+    def _told_elsewhere(self, finding: Finding, told: Told | None) -> Change | None:
+        """Another collector tells of it; what this one has told it ends itself, and of what is over it keeps quiet."""
+        assert self.told is not None
+        is_told = told is not None and told.finding.state != "resolved"
+        if told is not None and is_told and finding.occurrence == told.finding.occurrence:
+            return self._moved(finding, told) if finding.state == "resolved" else None
+        if finding.state == "resolved" and not is_told and self._rules.take(finding):
+            self.told[finding.id] = Told(finding=_bare(finding), at=told.at if told is not None else 0.0)
         return None
 
     def _moved(self, finding: Finding, told: Told) -> Change | None:

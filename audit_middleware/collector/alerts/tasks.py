@@ -13,13 +13,18 @@ from audit_middleware.collector.monitor.findings import Finding
 Look = Callable[[], Sequence[Finding] | None]
 """Returns all findings; None while they are not known."""
 
+Tells = Callable[[Finding], bool]
+"""Says whether this collector tells of a finding, and not another one that shares the index."""
+
 
 class Telling:
     """A `Task`: tells one sink what is due. What it was told is remembered before the next message."""
 
-    def __init__(self, sender: Sender, rules: Rules, collector: str, look: Look, file: MemoryFile) -> None:
+    def __init__(
+        self, sender: Sender, rules: Rules, collector: str, look: Look, file: MemoryFile, tells: Tells
+    ) -> None:
         self._sender = sender
-        self._announcer = Announcer(rules, collector, file.load())
+        self._announcer = Announcer(rules, collector, file.load(), tells)
         self._look = look
         self._file = file
 

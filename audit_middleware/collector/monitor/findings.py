@@ -158,6 +158,11 @@ class FindingBook:
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._findings.values())
 
+    def is_past(self, kind: str, about: str, when: str) -> bool:
+        """Say whether an event is part of an occurrence that is over; ledgers of others are not heard in one order."""
+        found = self.find(kind, about)
+        return found is not None and found.state == "resolved" and when <= found.last_seen
+
     def find(self, kind: str, about: str) -> Finding | None:
         """Return the finding of what was observed, if there is one."""
         return self._findings.get(finding_id(kind, about))
@@ -233,6 +238,12 @@ class FindingBook:
             )
         change: Change = "opened" if told.state == "open" else told.state
         return self._enter(told, change, is_on_record=True)
+
+    def follow(self, said: Reviewed) -> None:
+        """Another collector has put this state on record: what came before it need not be any more."""
+        told = Finding.recall(said).rank
+        for key in [key for key in self.unsaid if key[0] == said.finding and key[1:] <= told]:
+            del self.unsaid[key]
 
     def _open(self, seen: Observation, now: str, former: Finding | None, *, is_on_record: bool) -> list[Transition]:
         room = MAX_FINDINGS + KEPT_RESOLVED + (RESERVED if KINDS[seen.kind].is_own else 0)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, Protocol
 
-from audit_middleware.collector.index_rows import Entry
+from audit_middleware.collector.index_rows import Entry, service_of
+from audit_middleware.collector.index_store import Elsewhere
 from audit_middleware.collector.monitor.findings import Transition
 from audit_middleware.collector.monitor.heard import Find, Group
 from audit_middleware.collector.monitor.watch import LIFE
 from audit_middleware.errors import BadLedger, MalformedLine
-from audit_middleware.record import COLLECTOR_TYPES, Payload
+from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, parse_frame
 
@@ -54,6 +55,9 @@ class Hall(Protocol):
     def find_stream(self) -> Find:
         """Return what looks up streams in the index."""
 
+    def elsewhere(self) -> Elsewhere | None:
+        """Return what tells of other collectors; None when the index is this one's alone."""
+
     def say(self, payloads: Sequence[Payload]) -> Future[Any]:
         """Put ``review`` records into the ledger; the future's result comes when they are durable.
 
@@ -80,6 +84,13 @@ def read_group(log: HeardLog, first: int, last: int) -> Group:
         _log.warning("the monitor cannot read entries %d to %d of %s: %s", first, last, log.origin, error)
         return Group([], [])
     return Group([], list(_parsed(lines)))
+
+
+def group_of_lives(lines: Sequence[bytes]) -> Group:
+    """Return what matters of lines that the index has of another collector; its newest of a stream is the last life."""
+    lives = list(_parsed([line for line in lines if (type_ := _TYPE.search(line)) and type_[1] in _TYPES]))
+    newest = {frame.stream: (frame, service_of(payload)) for frame, payload in lives if frame.type in LIFE}
+    return Group([each for each in newest.values() if each[1] != COLLECTOR_SERVICE], lives)
 
 
 def _parsed(lines: Sequence[bytes]) -> Iterator[tuple[Frame, Payload]]:

@@ -7,6 +7,7 @@ listened was not silent. A stream that is over is forgotten after a while; `Find
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -113,6 +114,9 @@ class Hearing:
         self.since = now
         """Since when this collector listens without a break."""
 
+        self.broke = -inf
+        """When another collector was last found away, or back: what it was sent needs time to reach another one."""
+
         self.streams = {stream.stream: stream for stream in memory.streams}
         self.services = {service.service: service for service in memory.services}
         self.promises = {promise.head.stream: promise for promise in memory.promises}
@@ -187,8 +191,9 @@ class Hearing:
         return Standing(max(known.reached + 1, found.next if found else 0), known.is_closed)
 
     def is_silent(self, stream: Stream, now: Now) -> bool:
-        """Whether a stream is overdue; whoever was not heard since this collector is back is given time to try."""
-        if stream.heard <= self.since.mono and self.listened(now) < self._settings.settle_seconds:
+        """Whether a stream is overdue; whoever was not heard since a collector is back, or away, gets time to try."""
+        moment = max(self.since.mono, self.broke)
+        if stream.heard <= moment and now.mono - moment < self._settings.settle_seconds:
             return False
         return now.mono - max(stream.heard, self.since.mono) >= self._settings.silence_of(stream.service)
 

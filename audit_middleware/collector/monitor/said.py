@@ -39,6 +39,19 @@ def on_gap(book: FindingBook, said: GapFound, service: str | None, when: str) ->
     return book.observe(seen, when, is_on_record=True)
 
 
+def on_gap_now(
+    book: FindingBook, stream: str, missing: list[Range], service: str | None, when: str
+) -> list[Transition]:
+    """Take what is missing of a stream now in all ledgers together, which is all there is to say of it."""
+    ranges = _bounded(sorted(missing))
+    evidence = {"missing": [list(each) for each in ranges], "lines": size_of(ranges)}
+    if not ranges:
+        return book.end("gap", stream, when, evidence, is_on_record=True)
+    if book.is_past("gap", stream, when):
+        return []
+    return book.observe(Observation("gap", stream, evidence, service, stream), when, is_on_record=True)
+
+
 def on_conflict(book: FindingBook, said: ConflictFound, service: str | None, when: str) -> list[Transition]:
     """Two lines carry one number: one finding for each stream."""
     former = _evidence(book, "conflict", said.stream)

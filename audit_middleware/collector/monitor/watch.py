@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from audit_middleware.collector.index_rows import microseconds, service_of
+from audit_middleware.collector.index_store import Presence
 from audit_middleware.collector.monitor import rules, said
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
+from audit_middleware.collector.monitor.peers import Peers
+from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector_record import ConflictFound, GapFound, Ingested, Quarantined, Reviewed
 from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Dropped, Opened, Payload
@@ -22,6 +25,10 @@ BREAK_SECONDS: Final = 5.0
 """The time is asked for about once a second; after a longer pause this process did not run, and nobody listened."""
 
 
+Missing = Callable[[str], list[Range] | None]
+"""Returns what no collector has of a stream, None when nobody can tell now."""
+
+
 class WatchState(msgspec.Struct):
     """What a `Watch` has to remember across process lives."""
 
@@ -30,10 +37,23 @@ class WatchState(msgspec.Struct):
 
 
 class Watch:
-    """The monitor without threads, files and clocks. One owner."""
+    """The monitor without threads, files and clocks. One owner.
 
-    def __init__(self, settings: MonitorSettings, find: Find, now: Now, state: WatchState | None = None) -> None:
+    With ``missing`` it hears several collectors, whose ledgers it is told of in no common order.
+    """
+
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        find: Find,
+        now: Now,
+        state: WatchState | None = None,
+        missing: Missing | None = None,
+    ) -> None:
         state = state or WatchState()
+        self.peers = Peers(settings)
+        self._missing = missing
+        self._doubtful: dict[str, str] = {}
         self.book = FindingBook(state.book)
         self.hearing = Hearing(settings, find, now, state.memory)
         self._settings = settings
@@ -44,14 +64,19 @@ class Watch:
         """Return what makes this watch again."""
         return WatchState(self.book.remember(), self.hearing.remember())
 
-    def hear(self, group: Group, now: Now) -> list[Transition]:
-        """Take what a group commit holds. Own records are dated by themselves: heard again, they tell the same."""
+    def hear(self, group: Group, now: Now, *, is_elsewhere: bool = False) -> list[Transition]:
+        """Take what a group commit of this collector, or of another one, holds.
+
+        Collectors' own records are dated by themselves: heard again, they tell the same.
+        """
         moved: list[Transition] = []
         for frame, service in group.newest:
             self.hearing.hear_newest(frame, service, now)
             moved += self._returned(frame, now)
         for frame, payload in group.lives:
             if frame.type in COLLECTOR_TYPES:
+                if is_elsewhere and isinstance(payload, Reviewed):
+                    self.book.follow(payload)
                 moved += self._hear_own(frame, payload, group, now)
             elif service_of(payload) == COLLECTOR_SERVICE:
                 moved += self._hear_collector(frame, payload)
@@ -59,11 +84,20 @@ class Watch:
                 moved += self._hear_life(frame, payload, now)
         return moved
 
-    def tick(self, now: Now, *, is_listening: bool = True) -> list[Transition]:
-        """Apply the rules that time is part of; call it about once a second, with everything heard before."""
+    def meet(self, there: Mapping[str, Presence], now: Now) -> None:
+        """Take when the other collectors were there last."""
+        if self.peers.meet(there, now):
+            self.hearing.broke = now.mono
+
+    def tick(self, now: Now, *, is_listening: bool = True, is_watching: bool = True) -> list[Transition]:
+        """Apply the rules that time is part of; call it about once a second, with everything heard before.
+
+        Where another collector watches for all, what it finds is heard from its ledger.
+        """
         passed = now.mono - self._last.mono
         if not is_listening or passed > BREAK_SECONDS:
             self.hearing.restart(now)
+            self.peers.restart(now)
         else:
             hour = int(now.wall) // rules.HOUR
             self.hearing.hours[hour] = self.hearing.hours.get(hour, 0.0) + passed
@@ -71,10 +105,13 @@ class Watch:
         if abs(step) >= self._settings.skew_seconds:
             self._step = rules.Step(now.mono, step)
         self._last = now
-        moved = [transition for kind, seen in self._conditions(now) for transition in self._reconcile(kind, seen, now)]
-        for stream in list(rules.given_up(self.hearing, self._settings, now)):
-            moved += self._give_up(stream, now)
-        moved += self._check_promises(now)
+        moved = [each for stream, when in list(self._doubtful.items()) for each in self._gap_now(stream, when)]
+        if is_watching:
+            conditions = self._conditions(now)
+            moved += [each for kind, seen in conditions for each in self._reconcile(kind, seen, now)]
+            for stream in list(rules.given_up(self.hearing, self._settings, now)):
+                moved += self._give_up(stream, now)
+        moved += self._check_promises(now, is_watching=is_watching)
         self.hearing.forget(now)
         rules.forget_hours(self.hearing, now)
         return moved
@@ -97,7 +134,7 @@ class Watch:
         yield "volume", rules.volumes(hearing, settings, now)
         if hearing.listened(now) >= settings.settle_seconds:
             yield "missing_service", rules.missing_services(hearing, settings)
-            yield "silence", rules.silences(hearing, now)
+            yield "silence", rules.silences(hearing, now) + self.peers.absences(now)
 
     def _reconcile(self, kind: str, seen: list[Observation], now: Now) -> list[Transition]:
         return self.book.reconcile(kind, seen, now.text)
@@ -105,7 +142,7 @@ class Watch:
     def _hear_life(self, frame: Frame, payload: Payload, now: Now) -> list[Transition]:
         stream = self.hearing.hear_life(frame, payload, now)
         moved = self._returned(frame, now)
-        if isinstance(payload, Dropped):
+        if isinstance(payload, Dropped) and not self._is_past("drop", frame.stream, frame.ts):
             moved += said.on_drop(self.book, payload, stream, now.text)
         if stream.is_closed:
             moved += self.book.end("unclosed", frame.stream, now.text)
@@ -123,8 +160,10 @@ class Watch:
     def _hear_own(self, frame: Frame, payload: Payload, group: Group, now: Now) -> list[Transition]:
         book, when = self.book, frame.ts
         if isinstance(payload, GapFound):
+            if self._missing is not None:
+                return self._gap_now(payload.stream, when)
             return said.on_gap(book, payload, self._service_of(payload.stream), when)
-        if isinstance(payload, ConflictFound):
+        if isinstance(payload, ConflictFound) and not self._is_past("conflict", payload.stream, when):
             return said.on_conflict(book, payload, self._service_of(payload.stream), when)
         if isinstance(payload, Quarantined):
             return said.on_quarantine(book, payload, self._service_of(payload.stream), when)
@@ -134,6 +173,18 @@ class Watch:
         if isinstance(payload, Ingested):
             self._count(payload, group, now)
         return []
+
+    def _gap_now(self, stream: str, when: str) -> list[Transition]:
+        """Look at what is missing, whatever was said: it may have been filled elsewhere before this was heard."""
+        missing = self._missing(stream) if self._missing is not None else None
+        if missing is None:
+            self._doubtful[stream] = when
+            return []
+        self._doubtful.pop(stream, None)
+        return said.on_gap_now(self.book, stream, missing, self._service_of(stream), when)
+
+    def _is_past(self, kind: str, about: str, when: str) -> bool:
+        return self._missing is not None and self.book.is_past(kind, about, when)
 
     def _count(self, ingested: Ingested, group: Group, now: Now) -> None:
         hour = microseconds(ingested.received) // (rules.HOUR * 1_000_000)
@@ -174,7 +225,7 @@ class Watch:
         seen = Observation("unclosed", stream.stream, evidence, stream.service, stream.stream)
         return self.book.observe(seen, now.text)
 
-    def _check_promises(self, now: Now) -> list[Transition]:
+    def _check_promises(self, now: Now, *, is_watching: bool) -> list[Transition]:
         """What a later stream saw of its predecessor has to be here after a while, or it is missing."""
         moved: list[Transition] = []
         for promise in list(self.hearing.promises.values()):
@@ -184,7 +235,7 @@ class Watch:
             if is_kept or (found is not None and found.state == "resolved"):
                 del self.hearing.promises[promise.head.stream]
                 moved += self.book.end("gap", _about(promise), now.text)
-            elif self._is_due(promise, now) and found is None:
+            elif is_watching and self._is_due(promise, now) and found is None:
                 moved += self.book.observe(_broken(promise, standing.next if standing else 0), now.text)
         return moved
 

@@ -16,12 +16,13 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from audit_middleware.collector.monitor.clock import Now, real_clock, spell
-from audit_middleware.collector.monitor.findings import Finding, Observation, State, Transition
+from audit_middleware.collector.monitor.findings import Finding, State, Transition
+from audit_middleware.collector.monitor.fleet import Fleet
 from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, read_group, write_log
 from audit_middleware.collector.monitor.heard import Heard, group_of
 from audit_middleware.collector.monitor.memory import MonitorFile, Patrolled, Remembered
-from audit_middleware.collector.monitor.patrol import Damage
-from audit_middleware.collector.monitor.patroller import Report, Sound
+from audit_middleware.collector.monitor.patroller import Report
+from audit_middleware.collector.monitor.reports import take_report
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.monitor.watch import Watch
 from audit_middleware.collector.problems import Problem, busy
@@ -91,6 +92,7 @@ class Watcher:
         self._behind: dict[str, int] = {}
         self._saved_at = 0.0
         self._watch: Watch | None = None
+        self._fleet = Fleet(hall.elsewhere())
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-watcher", daemon=True)
 
@@ -102,7 +104,7 @@ class Watcher:
         self._sizes = remembered.sizes
         self.patrolled = remembered.patrolled
         now = self._clock()
-        self._watch = Watch(self._settings, self._hall.find_stream(), now, remembered.state)
+        self._watch = Watch(self._settings, self._hall.find_stream(), now, remembered.state, self._fleet.missing)
         self._saved_at = now.mono
         self._thread.start()
 
@@ -139,6 +141,10 @@ class Watcher:
         """Observations for which there was no room."""
         return self._watch.book.overflowed if self._watch is not None else 0
 
+    def tells(self, finding: Finding) -> bool:
+        """Say whether it is this collector that tells of a finding, among those that share an index."""
+        return self._fleet.tells(finding)
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
@@ -147,14 +153,13 @@ class Watcher:
                 _log.exception("the monitor failed at something, and goes on")
                 self._stopping.wait(TICK_SECONDS)
         self._save()
+        self._fleet.end(self._clock())
         self._refuse_rest()
 
     def _live(self) -> None:
         """Catch up with the ledgers, then hear and tick until the end."""
         self._catch_up()
-        self._is_quiet = False
-        self._publish()
-        self.is_ready = True
+        self._become_ready(is_hearing=self._listen_elsewhere(self._clock(), is_listening=False))
         tick_at = self._clock().mono
         while not self._stopping.is_set():
             now = self._clock()
@@ -162,6 +167,28 @@ class Watcher:
                 tick_at = now.mono + TICK_SECONDS
                 self._tick(now)
             self._hear_next(max(0.0, tick_at - now.mono))
+
+    def _become_ready(self, *, is_hearing: bool) -> None:
+        if is_hearing and not self.is_ready:
+            self._is_quiet = False
+            self._publish()
+            self.is_ready = True
+
+    def _listen_elsewhere(self, now: Now, *, is_listening: bool) -> bool:
+        """Hear what other collectors committed; say whether everything was heard, now and the last time.
+
+        Who spoke while nothing was heard did so longer ago than it seems: the listening begins behind that.
+        """
+        watch, fleet = self._watching, self._fleet
+        was_watching, was_hearing = fleet.is_watching, fleet.is_hearing
+        heard_for = watch.hearing.listened(now)
+        for told in fleet.listen(self._sizes, now, heard_for, is_listening=is_listening, stopping=self._stopping):
+            self._emit(watch.hear(told.group, self._clock(), is_elsewhere=True))
+            for altered in told.altered:
+                self._emit(watch.see(altered, now))
+        watch.meet(fleet.there, now)
+        watch.book.is_changed |= fleet.is_watching != was_watching  # who asks what is told has to look again
+        return was_hearing and fleet.is_hearing
 
     def _hear_next(self, timeout: float) -> None:
         try:
@@ -176,7 +203,7 @@ class Watcher:
         elif isinstance(item, _Said):
             self._saying = False
         elif item is not None:
-            self._emit(self._take_report(item, now))
+            self._emit(take_report(self._watching, item, now, self._fleet.is_own))
         self._publish()
 
     def _tick(self, now: Now) -> None:
@@ -185,7 +212,11 @@ class Watcher:
         for _ in range(self._inbox.qsize()):  # else somebody would be called silent whose lines wait here
             self._hear_next(0.0)
         self._catch_up_if_behind()
-        self._emit(watch.tick(now, is_listening=self._hall.is_listening()))
+        is_listening = self._hall.is_listening()
+        is_hearing = self._listen_elsewhere(now, is_listening=is_listening)
+        self._become_ready(is_hearing=is_hearing)
+        is_watching = self._fleet.is_watching
+        self._emit(watch.tick(now, is_listening=is_listening and is_hearing, is_watching=is_watching))
         self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
         self._say()
         self._publish()
@@ -220,18 +251,6 @@ class Watcher:
                 first = self._sizes[log.origin] = last + 1
                 self._emit(self._watching.hear(group, self._clock()))
 
-    def _take_report(self, report: Report, now: Now) -> list[Transition]:
-        watch = self._watching
-        if isinstance(report, Damage):
-            evidence = {"log": report.log, "path": report.path, "first": report.first, "last": report.last}
-            evidence |= {"message": report.message[:500]}
-            return watch.see(Observation(report.kind, report.about, evidence), now)
-        if isinstance(report, Sound):
-            return watch.unsee(report.kind, report.about, now)
-        began = spell(report.began)
-        good = [each for each in watch.book if each.kind in {"tampering", "rollback"} and each.last_seen < began]
-        return [moved for each in good for moved in watch.unsee(each.kind, each.about, now)]
-
     def _decide(self, decision: _Decision) -> None:
         """Put a decision on record, and take it when it is there."""
         if decision.said is not None:
@@ -261,11 +280,11 @@ class Watcher:
 
     def _say(self) -> None:
         """Put on record what is not; what fails stays unsaid and is tried again."""
-        unsaid = self._watching.book.unsaid
+        unsaid = list(islice(filter(self.tells, self._watching.book.unsaid.values()), SAID_AT_ONCE))
         if not unsaid or self._saying:
             return
         try:
-            done = self._hall.say([finding.reviewed() for finding in islice(unsaid.values(), SAID_AT_ONCE)])
+            done = self._hall.say([finding.reviewed() for finding in unsaid])
         except Problem as problem:
             if not self._is_unheard:
                 _log.warning("findings cannot be put on record now, it is tried again: %s", problem.detail)
@@ -277,7 +296,7 @@ class Watcher:
 
     def _emit(self, moved: Sequence[Transition]) -> None:
         for transition in () if self._is_quiet else moved:
-            for sink in self.sinks:
+            for sink in self.sinks if self.tells(transition.finding) else ():
                 try:
                     sink(transition)
                 except Exception:  # noqa: BLE001 - named containment point: an alert that fails must not end the watch

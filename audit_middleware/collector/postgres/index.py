@@ -23,10 +23,11 @@ from psycopg.pq import TransactionStatus
 from audit_middleware.collector.index_rows import split_id
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.index_store import Batch, Double, Hit, Place, Totals
+from audit_middleware.collector.postgres.elsewhere import PostgresElsewhere
 from audit_middleware.collector.postgres.link import Link
 from audit_middleware.collector.postgres.locks import key_of, lock_streams
 from audit_middleware.collector.postgres.schema import MIGRATIONS, version
-from audit_middleware.collector.postgres.search import Finder, Searcher
+from audit_middleware.collector.postgres.search import STATE, Finder, Searcher, checked_state
 from audit_middleware.collector.postgres.writing import write
 from audit_middleware.collector.query import Query
 from audit_middleware.collector.streams import StreamState
@@ -34,7 +35,6 @@ from audit_middleware.errors import StorageError, StoreUnavailable
 from audit_middleware.sealing.keys import Keyring
 
 NUMBERS: Final = 64  # of streams, fetched at once; those not used are lost, and that is all
-_STATE: Final = "number, stream, service, next, head, gaps, open_gaps, closed, seal"
 
 
 class PostgresIndex:
@@ -53,7 +53,10 @@ class PostgresIndex:
         self._is_holding = False
         self._connection: psycopg.Connection | None = None
         self._searcher = Searcher(self._link, seal, collector)
-        with self._link.errors():
+        with (
+            self._link.errors(),
+            suppress(psycopg.OperationalError),
+        ):  # one that is away is asked again by whoever uses it
             self._live()
 
     @property
@@ -116,7 +119,11 @@ class PostgresIndex:
 
     def lookup(self) -> Finder:
         """Return what looks up streams."""
-        return Finder(self._link)
+        return Finder(self._link, self._seal)
+
+    def elsewhere(self) -> PostgresElsewhere:
+        """Return what tells of other collectors."""
+        return PostgresElsewhere(self._link, self._seal, self._collector)
 
     def log_number(self, origin: str) -> int:
         """Return the number of a log, a new one if it was never indexed."""
@@ -138,11 +145,11 @@ class PostgresIndex:
 
     def load_stream(self, stream: str) -> StreamState | None:
         """Return the state of a stream."""
-        return self._state(self._one(f"SELECT {_STATE} FROM streams WHERE stream = %s", stream))  # noqa: S608 - names
+        return self._state(self._one(f"SELECT {STATE} FROM streams WHERE stream = %s", stream))  # noqa: S608 - names
 
     def last_stream_of(self, service: str) -> StreamState | None:
         """Return the newest stream of a service that this collector has followed."""
-        sql = f"SELECT {_STATE} FROM streams WHERE collector = %s AND service = %s ORDER BY number DESC LIMIT 1"  # noqa: S608 - names
+        sql = f"SELECT {STATE} FROM streams WHERE collector = %s AND service = %s ORDER BY number DESC LIMIT 1"  # noqa: S608 - names
         return self._state(self._one(sql, self._collector, service))
 
     def stream_totals(self) -> Totals:
@@ -272,19 +279,13 @@ class PostgresIndex:
 
     def _states(self, names: Sequence[str]) -> dict[str, StreamState | None]:
         states: dict[str, StreamState | None] = dict.fromkeys(names)
-        rows = self._all(f"SELECT {_STATE} FROM streams WHERE stream = ANY(%s)", list(names))  # noqa: S608 - names
+        rows = self._all(f"SELECT {STATE} FROM streams WHERE stream = ANY(%s)", list(names))  # noqa: S608 - names
         for found in rows:
             states[found[1]] = self._state(found)
         return states
 
     def _state(self, row: tuple[Any, ...] | None) -> StreamState | None:
-        if row is None:
-            return None
-        *values, seal = row
-        state = StreamState(*values)
-        if not is_sealed(seal, self._seal.stream(state)):
-            raise self.unusable(f"what it says of stream {state.stream} was changed")
-        return state
+        return None if row is None else checked_state(row, self._seal, self._link)
 
     def _numbers(self) -> Iterator[int]:
         sql = f"SELECT nextval('stream_numbers') FROM generate_series(1, {NUMBERS})"  # noqa: S608 - a number

@@ -122,7 +122,55 @@ GRANT UPDATE ON logs, streams, judged, parts, copies TO audit_writer;
 GRANT USAGE ON SEQUENCE log_numbers, stream_numbers TO audit_writer;
 GRANT EXECUTE ON FUNCTION make_part(bigint, date), forget_log(bigint) TO audit_writer;
 """
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = """
+CREATE TABLE presence (collector text COLLATE "C" PRIMARY KEY, at bigint NOT NULL, closed integer NOT NULL,
+    seal bytea NOT NULL);
+CREATE INDEX records_by_life ON records (id) WHERE type NOT IN ('attempt', 'call', 'event', 'request', 'task');
+ALTER TABLE logs ADD COLUMN login text COLLATE "C";
+
+CREATE FUNCTION may_touch(login text) RETURNS boolean LANGUAGE sql STABLE
+SET search_path = audit_ready, pg_temp AS $$
+    SELECT login IS NULL OR login = session_user OR pg_has_role(session_user, 'audit_owner', 'MEMBER')
+$$;
+CREATE FUNCTION keep_login() RETURNS trigger LANGUAGE plpgsql SET search_path = audit_ready, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.login := session_user;
+        RETURN NEW;
+    END IF;
+    IF NOT may_touch(OLD.login) THEN
+        RAISE EXCEPTION 'log %: it is of the collector that logs in as %', OLD.origin, OLD.login
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF NOT pg_has_role(session_user, 'audit_owner', 'MEMBER') THEN
+        NEW.login := coalesce(OLD.login, session_user);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER logs_login BEFORE INSERT OR UPDATE ON logs FOR EACH ROW EXECUTE FUNCTION keep_login();
+CREATE OR REPLACE FUNCTION forget_log(forgotten bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = audit_ready, pg_temp AS $$
+DECLARE part record;
+BEGIN
+    IF EXISTS (SELECT FROM logs WHERE number = forgotten AND NOT may_touch(login)) THEN
+        RAISE EXCEPTION 'log %: only the collector that writes it drops its rows', forgotten
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    FOR part IN SELECT month FROM parts WHERE log = forgotten LOOP
+        EXECUTE format('DROP TABLE IF EXISTS %I', format('records_%s_%s', forgotten, to_char(part.month, 'YYYYMM')));
+    END LOOP;
+    IF FOUND THEN
+        DELETE FROM places WHERE id >= forgotten << 40 AND id < (forgotten + 1) << 40;
+        DELETE FROM copies WHERE id >= forgotten << 40 AND id < (forgotten + 1) << 40;
+        DELETE FROM parts WHERE log = forgotten;
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION may_touch(text), keep_login() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION may_touch(text) TO audit_writer;
+GRANT SELECT ON presence TO audit_writer, audit_reader;
+GRANT INSERT, UPDATE ON presence TO audit_writer;
+"""
+MIGRATIONS: Final = (_FIRST, _SECOND)
 """Version n is made from version n - 1 by the n-th; none is ever changed."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -14,9 +15,15 @@ from audit_middleware.collector.index_store import Hit
 from audit_middleware.collector.postgres.link import Link
 from audit_middleware.collector.postgres.rows import index_text
 from audit_middleware.collector.query import SEARCH_SECONDS, Query
+from audit_middleware.collector.streams import StreamState
+from audit_middleware.errors import StorageError
 from audit_middleware.sealing.seal import leaf_hash
 
+STATE: Final = "number, stream, service, next, head, gaps, open_gaps, closed, seal"
+"""Columns of a stream that `checked_state` takes."""
+
 IDLE: Final = 4  # connections kept for the next search
+_log: Final = logging.getLogger(__name__)
 _Found = tuple[int, int, int, int, bytes, bytes | None]
 
 
@@ -111,11 +118,21 @@ def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) ->
     return found
 
 
+def checked_state(row: tuple[Any, ...], seal: IndexSeal, link: Link) -> StreamState:
+    """Return the state in a row of `STATE`; raise `StorageError` if somebody changed it."""
+    *values, sealed = row
+    state = StreamState(*values)
+    if not is_sealed(sealed, seal.stream(state)):
+        raise link.unusable(f"what it says of stream {state.stream} was changed")
+    return state
+
+
 class Finder:
     """Looks streams up; one thread at a time."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, seal: IndexSeal) -> None:
         self._link = link
+        self._seal = seal
         self._connection: psycopg.Connection | None = None
 
     def find(self, stream: str) -> tuple[int, bool] | None:
@@ -123,12 +140,16 @@ class Finder:
         try:
             if self._connection is None:
                 self._connection = self._link.connect()
-            statement = "SELECT next, closed FROM streams WHERE stream = %s"
+            statement = f"SELECT {STATE} FROM streams WHERE stream = %s"  # noqa: S608 - names
             found = self._connection.execute(statement, (stream,)).fetchone()
+            state = checked_state(found, self._seal, self._link) if found else None
         except psycopg.Error:
             self.close()
             return None
-        return (found[0], bool(found[1])) if found else None
+        except StorageError as error:
+            _log.critical("%s", error)
+            return None
+        return (state.next, bool(state.closed)) if state else None
 
     def close(self) -> None:
         """Close the connection; the next look-up opens one."""

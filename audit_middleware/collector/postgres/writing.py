@@ -79,7 +79,7 @@ def _advance(connection: psycopg.Connection, batch: Batch, collector: str) -> No
     if moved.rowcount:
         return
     made = connection.execute(
-        "INSERT INTO logs VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        "INSERT INTO logs (number, origin, collector, size, root) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (batch.log, batch.origin, collector, size, batch.root),
     )
     if not made.rowcount:

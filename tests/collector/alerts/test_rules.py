@@ -304,3 +304,49 @@ def test_between_two_messages_is_the_interval(steps):
     play(site, [step if step[0] != "look" else ("look", True, True) for step in steps])
     times = [at for at, _ in site.received]
     assert all(after - before >= INTERVAL for before, after in pairwise(times))
+
+
+class OneOfTwo:
+    """Two collectors whose monitors share a book; the first one tells."""
+
+    def __init__(self):
+        self.sites = [Site(told={}), Site(told={})]
+        self.sites[1].book = self.sites[0].book
+        self.teller = 0
+        for number, site in enumerate(self.sites):
+            site.announcer = Announcer(PLAIN, "audit.test", {}, lambda _, number=number: number == self.teller)
+
+    def look(self):
+        for site in self.sites:
+            site.pass_seconds(INTERVAL)
+            site.look()
+
+    def changes(self):
+        return [site.changes() for site in self.sites]
+
+
+def test_of_collectors_that_share_an_index_one_tells_and_the_next_tells_again_what_is_open():
+    two = OneOfTwo()
+    two.sites[0].see("past")
+    two.look()
+    two.sites[0].end("past")
+    two.look()
+    two.sites[0].see("a")
+    two.look()
+    told = [("opened", "past"), ("resolved", "past"), ("opened", "a")]
+    assert two.changes() == [told, []]
+    two.teller = 1
+    two.look()
+    assert two.changes() == [told, [("opened", "a")]]
+
+
+def test_an_end_that_comes_while_nobody_tells_is_told_by_whoever_told_the_beginning():
+    two = OneOfTwo()
+    two.sites[0].see("a")
+    two.look()
+    two.teller = None
+    two.sites[0].end("a")
+    two.look()
+    two.teller = 1
+    two.look()
+    assert two.changes() == [[("opened", "a"), ("resolved", "a")], []]
