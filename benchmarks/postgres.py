@@ -9,6 +9,8 @@ from benchmarks.size import Place
 from tests.postgres.server import Server
 
 DATABASE = "bench"
+OPTIONS = ("shared_buffers=2GB", "max_wal_size=8GB", "checkpoint_timeout=15min")
+"""A server that is meant for such a size; the defaults are for one of 128 MiB."""
 
 
 @contextlib.contextmanager
@@ -26,7 +28,7 @@ def twin(folder):
     )
     server = Server()
     try:
-        server.start()
+        server.start(*OPTIONS)
         server.database(DATABASE)
         yield Place(place, configure(place, server), [server.folder / "data"])
     finally:
