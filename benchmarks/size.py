@@ -160,8 +160,16 @@ class Running:
             self.stop()
 
 
+class Rows(list):
+    """Rows of a table, shown as they come: the next one may take minutes."""
+
+    def append(self, cells):
+        super().append(cells)
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
 def measure(place, until):
-    starts = []
+    starts = Rows()
     (place.data / "monitor.json").unlink(missing_ok=True)
     place.forget_pages()
     with Running(place) as running:
@@ -188,13 +196,13 @@ def search_all(place, running, until):
     dice = random.Random(7)
     kinds = {name: [make(dice, until) for _ in range(QUERIES)] for name, make in KINDS.items()}
     kinds["request id"] = [{"request_id": each} for each in request_ids(running, dice, until)]
-    rows = []
+    rows = Rows()
     for name, queries in kinds.items():
         place.forget_pages()
+        running.http.close()  # the server has, when that took long
         cold = [search(running, query) for query in queries]
         again = [search(running, query) for query in queries]
         rows.append(row(name, cold, again))
-        print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
     return rows
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
+from audit_middleware.collector.idle import IdleConnections
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.index_search import too_slow
 from audit_middleware.collector.index_store import Hit
@@ -16,7 +16,6 @@ from audit_middleware.collector.postgres.rows import index_text
 from audit_middleware.collector.query import SEARCH_SECONDS, Query
 from audit_middleware.sealing.seal import leaf_hash
 
-IDLE: Final = 4  # connections kept for the next search
 _Found = tuple[int, int, int, int, bytes, bytes | None]
 
 
@@ -27,14 +26,14 @@ class Searcher:
         self._link = link
         self._seal = seal
         self._collector = collector
-        self._idle: list[psycopg.Connection] = []
+        self._idle: IdleConnections[psycopg.Connection] = IdleConnections(_is_alive)
 
     def select(self, query: Query) -> list[Hit]:
         """Return the newest matches, one more than asked for.
 
         Raises `Problem` 503 when that takes too long, `StorageError` for an index that is away or was altered.
         """
-        with self._link.errors(), self._borrowed() as connection:
+        with self._link.errors(), self._idle.lend(self._link.connect) as connection:
             try:
                 return self._select(connection, query)
             except psycopg.errors.QueryCanceled as error:
@@ -42,35 +41,7 @@ class Searcher:
 
     def close(self) -> None:
         """Close what is idle."""
-        while self._idle:
-            self._idle.pop().close()
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[psycopg.Connection]:
-        """Lend a connection: an idle one while it lives, else a new one."""
-        connection = self._living() or self._link.connect()
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        if len(self._idle) < IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _living(self) -> psycopg.Connection | None:
-        """Take an idle connection that PostgreSQL has not forgotten."""
-        with suppress(IndexError):  # of searches in other threads
-            while True:
-                connection = self._idle.pop()
-                try:
-                    connection.execute("SELECT 1")
-                except psycopg.Error:
-                    connection.close()
-                else:
-                    return connection
-        return None
+        self._idle.close()
 
     def _select(self, connection: psycopg.Connection, query: Query) -> list[Hit]:
         with connection.transaction():
@@ -90,6 +61,15 @@ class Searcher:
         return line
 
 
+def _is_alive(connection: psycopg.Connection) -> bool:
+    """Say whether PostgreSQL has not forgotten it."""
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) -> list[_Found]:
     """Search part by part; one whose newest record is older than all that were found has nothing to add."""
     conditions = "".join(f" AND {condition}" for condition in query.conditions).replace("?", "%s")
@@ -97,7 +77,7 @@ def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) ->
     wanted = query.limit + 1
     found: list[_Found] = []
     for log, month, newest in connection.execute(
-        "SELECT log, month, newest FROM parts ORDER BY newest DESC"
+        "SELECT log, month, newest FROM parts WHERE newest >= %s AND oldest <= %s ORDER BY newest DESC", query.span
     ).fetchall():
         if len(found) == wanted and newest < found[-1][0]:
             break
