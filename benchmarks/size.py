@@ -207,10 +207,15 @@ def search_all(place, running, until):
 
 
 def row(name, cold, again):
-    found = statistics.median(count for count, _ in cold)
+    given_up = sum(count is None for count, _ in [*cold, *again])
+    found = statistics.median(count or 0 for count, _ in cold)
     cold_ms, again_ms = [seconds * 1e3 for _, seconds in cold], [seconds * 1e3 for _, seconds in again]
     figures = (cold_ms[0], *spread(cold_ms), *spread(again_ms))
-    return (name, f"{found:.0f}", *(f"{figure:.0f}" for figure in figures))
+    return (
+        name,
+        f"{found:.0f}" + (f" ({given_up} given up)" if given_up else ""),
+        *(f"{figure:.0f}" for figure in figures),
+    )
 
 
 def spread(values):
@@ -221,6 +226,8 @@ def search(running, query):
     began = time.perf_counter()
     status, body = running.get("/v1/records?" + urlencode(query))
     seconds = time.perf_counter() - began
+    if status == 503 and b"search-too-slow" in body:
+        return None, seconds
     if status != 200:
         raise SystemExit(f"{query} is answered with {status}: {body[:300]!r}")
     return len(json.loads(body)["records"]), seconds
