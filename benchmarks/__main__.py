@@ -1,4 +1,7 @@
-"""``python -m benchmarks [request|frameworks|server|verify|collector|stores ...]``: what things cost, as ratios within one run."""
+"""``python -m benchmarks [request|frameworks|server|verify|collector|stores ...]``: what things cost, as ratios within one run.
+
+``python -m benchmarks size [options]`` is what a collector costs that holds many records; it takes its time.
+"""
 
 import importlib
 import platform
@@ -9,9 +12,12 @@ PARTS = ("request", "frameworks", "server", "verify", "collector", "stores")
 
 def main() -> None:
     print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, {platform.release()}")
+    if sys.argv[1:2] == ["size"]:
+        importlib.import_module("benchmarks.size").main(sys.argv[2:])
+        return
     for name in sys.argv[1:] or PARTS:
         if name not in PARTS:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(PARTS)}")
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(PARTS)}, size")
         importlib.import_module(f"benchmarks.{name}").main()
 
 

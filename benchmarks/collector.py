@@ -1,15 +1,22 @@
 """What one collector process takes in: verify, dedupe, commit, tree, index; beside a hand-written limit in the same run."""
 
+import contextlib
+import itertools
 import os
+import secrets
+import shutil
 import sqlite3
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from audit_middleware.collector.alerts.settings import convert
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.index_settings import PostgresSettings
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.settings import CollectorSettings
@@ -19,60 +26,162 @@ from audit_middleware.sealing.seal import Ratchet, leaf_hash, parse_frame
 from audit_middleware.sealing.text import unb64url
 from audit_middleware.tlog.merkle import Frontier
 from benchmarks.lines import KEYS, make_lines
-from benchmarks.table import show
+from benchmarks.stores import bucket
+from benchmarks.table import interleave, show
+from tests.collector.alerts.receivers import HttpReceiver
+from tests.postgres.server import Server
+from tests.stores.weed import Weed, keys
 
-BATCH, BATCHES = 1000, 60
+BATCH, BATCHES, ROUNDS, STREAMS = 1000, 60, 3, 4
+UNWATCHED = MonitorSettings(enabled=False)
+LIMIT, OURS = "hand-written limit with three indexes", "files and SQLite"
 
 
 def main():
-    keyring = parse_keys(KEYS)
-    with tempfile.TemporaryDirectory(prefix="audit-bench-") as folder:
-        ours = take_in(Path(folder, "data"), keyring)
-        unwatched = take_in(Path(folder, "unwatched", "data"), keyring, MonitorSettings(enabled=False))
-        limit = by_hand(Path(folder), keyring)
-    rows = [row("hand-written limit with three indexes", limit, limit), row("audit-ready", ours, limit)]
-    rows.append(row("audit-ready without its monitor", unwatched, limit))
+    lines = without_some(make_lines(parse_keys(KEYS), BATCH * BATCHES + STREAMS, streams=STREAMS))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-bench-")))
+        places = {
+            OURS: dict,
+            "files and PostgreSQL": stack.enter_context(shared_index(folder)),
+            "S3 with Object Lock and SQLite": stack.enter_context(object_lock(folder)),
+        }
+        variants = {LIMIT: lambda: by_hand(folder, lines)}
+        for name, place in places.items():
+            variants[name] = partial(take_in, folder, lines, place)
+            variants[f"{name}, without the monitor"] = partial(take_in, folder, lines, place, monitor=UNWATCHED)
+        alerts = stack.enter_context(webhook())
+        variants[f"{OURS}, with an alert sink"] = partial(take_in, folder, lines, dict, alerts=alerts)
+        figures = interleave(variants, ROUNDS)
     show(
         "Ingest, one process, no HTTP",
-        f"{BATCHES} batches of {BATCH} records of 4 streams; verify, dedupe, fsync, tree, checkpoint, SQLite index; "
-        "the limit parses, checks MACs, hashes, writes and syncs one file and inserts rows with three indexes. Wall time, until indexed.",
-        ("variant", "records/s", "us per record", "x limit"),
-        rows,
+        f"{BATCHES} batches of {BATCH} records of {STREAMS} streams, one after the other, {ROUNDS} rounds in turn; verify, dedupe, fsync, tree, "
+        "checkpoint, index, until indexed; one line of each stream is missing, which is found and told. CPU time is the collector's own, all threads; "
+        "PostgreSQL and SeaweedFS share the two cores with it. The limit parses, checks MACs, hashes, writes and syncs one file and inserts rows.",
+        (
+            "variant",
+            "records/s",
+            "us per record",
+            "CPU us per record",
+            "x limit",
+            "x without the monitor",
+            "the same by CPU",
+        ),
+        [row(name, figures) for name in figures],
     )
 
 
-def row(name, seconds, limit):
-    per_record = statistics.median(seconds) / BATCH
+def row(name, figures):
+    wall, cpu = median(figures, name)
+    bare = f"{name.partition(',')[0]}, without the monitor"
+    beside = (f"{each:.2f}" for each in ratios(figures, bare, name)) if bare in figures and bare != name else ("", "")
+    per_record = 1 / (BATCH * BATCHES)
     return (
         name,
-        f"{1 / per_record:,.0f}",
-        f"{per_record * 1e6:.1f}",
-        f"{statistics.median(limit) / statistics.median(seconds):.2f}",
+        f"{1 / (wall * per_record):,.0f}",
+        f"{wall * per_record * 1e6:.1f}",
+        f"{cpu * per_record * 1e6:.1f}",
+        f"{ratios(figures, LIMIT, name)[0]:.2f}",
+        *beside,
     )
 
 
-def batches(keyring):
-    lines = make_lines(keyring, BATCH * BATCHES, streams=4)
-    return [lines[at : at + BATCH] for at in range(0, len(lines), BATCH)]
+def median(figures, name):
+    return [statistics.median(column) for column in zip(*figures[name], strict=True)]
 
 
-def take_in(data, keyring, monitor=MonitorSettings()):  # noqa: B008 - immutable
-    settings = CollectorSettings(data=data, keyring=keyring, name="bench", guard=data.parent / "guard", monitor=monitor)
-    seconds = []
+def ratios(figures, base, name):
+    """Return by how much ``name`` is as fast as ``base``: the median over the rounds, wall and CPU time."""
+    pairs = list(zip(figures[base], figures[name], strict=True))
+    return [statistics.median(one[which] / other[which] for one, other in pairs) for which in (0, 1)]
+
+
+def without_some(lines):
+    """Leave out one line of each stream, half way."""
+    half = len(lines) // 2
+    return lines[:half] + lines[half + STREAMS :]
+
+
+def take_in(folder, lines, place, **given):
+    """Return the wall and CPU seconds of taking in all lines."""
+    name = f"bench-{secrets.token_hex(4)}"
+    settings = CollectorSettings(
+        data=folder / name / "data",
+        keyring=parse_keys(KEYS),
+        name=name,
+        guard=folder / name / "guard",
+        **place(),
+        **given,
+    )
     with Collector(settings).open() as collector:
-        for batch in batches(keyring):
-            began = time.perf_counter()
-            answer = collector.deliver(batch)
-            seconds.append(time.perf_counter() - began)
+        began, used = time.perf_counter(), time.process_time()
+        for at in range(0, len(lines), BATCH):
+            answer = collector.deliver(lines[at : at + BATCH])
             if answer.accepted != BATCH:
                 raise SystemExit(f"the benchmark's lines were not accepted: {answer.quarantined[:3]}")
-        began = time.perf_counter()
         collector.reader.search(parse_query([("limit", "1")]))  # waits for the index
-        rest = (time.perf_counter() - began) / len(seconds)
-    return [each + rest for each in seconds]
+        seconds = time.perf_counter() - began, time.process_time() - used
+    shutil.rmtree(folder / name)
+    return seconds
 
 
-def by_hand(folder, keyring):
+@contextlib.contextmanager
+def shared_index(folder):
+    """Give what makes settings of an empty index in PostgreSQL: streams of one run are unknown to the next."""
+    server, numbers = Server(), itertools.count(1)
+    key, dsn = folder / "index.key", folder / "index.dsn"
+    key.write_text(f"index:{secrets.token_urlsafe(32)}")
+    key.chmod(0o600)
+
+    def place():
+        database = f"run{next(numbers)}"
+        server.database(database)
+        dsn.write_text(server.dsn(database, "collector"))
+        dsn.chmod(0o600)
+        return {"index": PostgresSettings(key_file=str(key), dsn_file=str(dsn))}
+
+    try:
+        server.start()
+        yield place
+    finally:
+        server.remove()
+
+
+@contextlib.contextmanager
+def object_lock(folder):
+    weed = Weed(folder / "weed")
+    try:
+        weed.start()
+        os.environ |= dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys("writer").values(), strict=True))
+        weed.wait()
+        yield lambda: {"store": bucket(weed, worm=True)}
+    finally:
+        weed.remove()
+
+
+@contextlib.contextmanager
+def webhook():
+    receiver = HttpReceiver()
+    os.environ["BENCH_WEBHOOK_SECRET"] = secrets.token_urlsafe(32)
+    sink = {
+        "kind": "webhook",
+        "name": "bench",
+        "url": receiver.url,
+        "secret_env": "BENCH_WEBHOOK_SECRET",
+        "interval_seconds": 1,
+    }
+    try:
+        yield convert([sink])
+        if not receiver.taken:
+            raise SystemExit("the webhook was told nothing")
+    finally:
+        receiver.close()
+
+
+def by_hand(folder, lines):
+    keyring = parse_keys(KEYS)
+    for old in folder.glob("limit.*"):
+        old.unlink()
     index = sqlite3.connect(folder / "limit.sqlite", isolation_level=None)
     index.executescript(
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
@@ -81,10 +190,11 @@ def by_hand(folder, keyring):
         "CREATE INDEX b ON r (principal, ts); CREATE INDEX c ON r (request_id);"
     )
     fd = os.open(folder / "limit.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    frontier, ratchets, heads, seconds = Frontier(), {}, {}, []
+    frontier, ratchets, heads = Frontier(), {}, {}
     decode = msgspec.json.Decoder(AuditRecord).decode
-    for batch in batches(keyring):
-        began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
+    for at in range(0, len(lines), BATCH):
+        batch = lines[at : at + BATCH]
         rows, leaves = [], []
         for line in batch:
             frame = parse_frame(line)
@@ -109,7 +219,7 @@ def by_hand(folder, keyring):
         index.execute("BEGIN")
         index.executemany("INSERT INTO r VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
         index.execute("COMMIT")
-        seconds.append(time.perf_counter() - began)
+    seconds = time.perf_counter() - began, time.process_time() - used
     os.close(fd)
     index.close()
     return seconds

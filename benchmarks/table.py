@@ -2,11 +2,14 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+Figure = TypeVar("Figure")
 
 
-def interleave(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(variants: Mapping[str, Callable[[], Figure]], rounds: int) -> dict[str, list[Figure]]:
     """Run every variant once a round, in turn, so that a slow moment of the machine hits all of them alike."""
-    figures: dict[str, list[float]] = {name: [] for name in variants}
+    figures: dict[str, list[Figure]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
             figures[name].append(run())

@@ -19,7 +19,7 @@ from typing import Final
 from audit_middleware.collector.index_rows import COLUMNS, Row, entry_id, row, split_id
 from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
-from audit_middleware.collector.index_search import FileLookup, select
+from audit_middleware.collector.index_search import FileLookup, FileSearcher
 from audit_middleware.collector.index_store import Batch, Double, Hit, Place, Totals
 from audit_middleware.collector.query import Query
 from audit_middleware.collector.streams import StreamState
@@ -48,6 +48,7 @@ class Index:
         self.failure: str | None = None
         self._writer = prepare(path)
         self._inode = os.stat(path).st_ino
+        self._searcher = FileSearcher(path)
         self._reader = connect(path)  # owned by the committer; queries have connections of their own
         self._waiting: queue.Queue[Sequence[Batch] | None] = queue.Queue(MAX_WAITING)
         self._written = threading.Condition()
@@ -85,6 +86,7 @@ class Index:
         """Write what is waiting and close."""
         self._waiting.put(None)
         self._thread.join()
+        self._searcher.close()
         self._reader.close()
         self._writer.close()
 
@@ -104,7 +106,9 @@ class Index:
 
     def select(self, query: Query) -> list[Hit]:
         """Return the newest matches, one more than asked for."""
-        return select(self.path, query)
+        if not self.is_there:
+            raise unusable(self.path, "it is gone")
+        return self._searcher.select(query)
 
     def lookup(self) -> FileLookup:
         """Return what looks up streams."""

@@ -55,32 +55,33 @@ def connect(path: Path) -> sqlite3.Connection:
     with closed_on_error(connection):
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -65536")
-        connection.execute("PRAGMA mmap_size = 1073741824")
         connection.execute("PRAGMA wal_autocheckpoint = 16000")
     return connection
 
 
-def connect_to_read(path: Path, *, is_still: bool = False) -> sqlite3.Connection:
+def connect_to_read(path: Path, *, is_still: bool = False, statements: int = 128) -> sqlite3.Connection:
     """Open an index that exists, for reading only; ``is_still`` when nobody writes to it and its folder may be sealed.
+
+    ``statements`` are kept prepared.
 
     Raises ``sqlite3.Error`` when there is none: a search never makes one.
     """
     address = f"file:{quote(str(path))}?mode=ro"
-    connection = _open(address)
+    connection = _open(address, statements)
     try:
         connection.execute("SELECT count(*) FROM logs")
     except sqlite3.OperationalError:
         connection.close()
         if not is_still:
             raise
-        connection = _open(f"{address}&immutable=1")
-    with closed_on_error(connection):
-        connection.execute("PRAGMA mmap_size = 1073741824")
+        connection = _open(f"{address}&immutable=1", statements)
     return connection
 
 
-def _open(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0)
+def _open(address: str, statements: int) -> sqlite3.Connection:
+    return sqlite3.connect(
+        address, uri=True, isolation_level=None, check_same_thread=False, timeout=30.0, cached_statements=statements
+    )
 
 
 def prepare(path: Path) -> sqlite3.Connection:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Final
 
+from audit_middleware.collector.idle import IdleConnections
 from audit_middleware.collector.index_rows import split_id
 from audit_middleware.collector.index_schema import connect_to_read, unusable
 from audit_middleware.collector.index_store import Hit
@@ -16,24 +18,57 @@ from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.query import SEARCH_SECONDS, Query
 
 PROGRESS_STEPS: Final = 100_000  # steps of SQLite's machine between two looks at the clock
+STATEMENTS: Final = 512  # kept by a connection: a search has one for each part
+_FEW: Final = ("principal ", "resource_id ", "(resource_id ", "request_id ", "trace_id ")
+_BEFORE_ALL: Final = -(1 << 63)  # no id is as small: a part is looked into before a match of the same time is taken
 
 
-def select(path: Path, query: Query, *, is_still: bool = False) -> list[Hit]:
-    """Return the newest matches, one more than asked for; ``is_still`` when nobody writes to the index.
+def select(path: Path, query: Query) -> list[Hit]:
+    """Return the newest matches, one more than asked for, of an index that nobody writes to and may be read-only.
 
     Raises `Problem` 503 when that takes too long, `StorageError` for an index that cannot be used.
     """
+    with _errors(path), closing(connect_to_read(path, is_still=True)) as connection:
+        return _select(connection, query)
+
+
+class FileSearcher:
+    """Answers searches beside the writer; safe from any thread. A connection that is kept knows every part already."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: IdleConnections[sqlite3.Connection] = IdleConnections()
+
+    def select(self, query: Query) -> list[Hit]:
+        """Return the newest matches; raises as the function `select` does."""
+        with _errors(self._path), self._idle.lend(self._connect) as connection:
+            return _select(connection, query)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        self._idle.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        return connect_to_read(self._path, statements=STATEMENTS)
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        with closing(connect_to_read(path, is_still=is_still)) as connection:
-            connection.set_progress_handler(_deadline(SEARCH_SECONDS), PROGRESS_STEPS)
-            connection.execute("BEGIN")
-            origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
-            rows = _newest(connection, query)
+        yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise too_slow() from error
         raise unusable(path, str(error)) from error
-    return [Hit(ts, number, origins[split_id(number)[0]]) for ts, number in rows]
+
+
+def _select(connection: sqlite3.Connection, query: Query) -> list[Hit]:
+    connection.set_progress_handler(_deadline(SEARCH_SECONDS), PROGRESS_STEPS)
+    connection.execute("BEGIN")
+    origins = dict(connection.execute("SELECT number, origin FROM logs").fetchall())
+    found = _newest(connection, query)
+    connection.execute("COMMIT")
+    return [Hit(ts, number, origins[split_id(number)[0]]) for ts, number in found]
 
 
 def too_slow() -> Problem:
@@ -68,19 +103,39 @@ class FileLookup:
 
 
 def _newest(connection: sqlite3.Connection, query: Query) -> list[tuple[int, int]]:
-    """Return time and id of the newest matches, one more than asked for, part by part.
+    """Return time and id of the newest matches, one more than asked for.
 
-    A part whose newest record is older than all that were found has nothing to add.
+    The parts are merged, and each is looked into only when its newest record comes before every match at hand, so
+    that of parts whose times overlap no more is read than is answered.
     """
-    where = f"WHERE {' AND '.join(query.conditions)} " if query.conditions else ""
-    wanted = query.limit + 1
+    where = f"WHERE {' AND '.join(_conditions(query))} " if query.conditions else ""
+    values, wanted = (*query.values, query.limit + 1), query.limit + 1
+    parts = connection.execute("SELECT newest, number FROM parts WHERE newest >= ? AND oldest <= ?", query.span)
+    waiting: list[tuple[int, int, sqlite3.Cursor | None, int]]
+    waiting = [(-newest, _BEFORE_ALL, None, part) for newest, part in parts.fetchall()]
+    heapify(waiting)
     found: list[tuple[int, int]] = []
-    for part, newest in connection.execute("SELECT number, newest FROM parts ORDER BY newest DESC").fetchall():
-        if len(found) == wanted and newest < found[-1][0]:
-            break
-        sql = f"SELECT ts, id FROM records_{part} {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - of our own
-        found = sorted([*found, *connection.execute(sql, (*query.values, wanted))], reverse=True)[:wanted]
+    while waiting and len(found) < wanted:
+        ts, number, rows, part = heappop(waiting)
+        if rows is None:
+            sql = f"SELECT ts, id FROM records_{part} {where}ORDER BY ts DESC, id DESC LIMIT ?"  # noqa: S608 - of our own
+            rows = connection.execute(sql, values)
+        else:
+            found.append((-ts, -number))
+        if (row := rows.fetchone()) is not None:
+            heappush(waiting, (-row[0], -row[1], rows, part))
+    for _, _, rows, _ in waiting:
+        if rows is not None:
+            rows.close()
     return found
+
+
+def _conditions(query: Query) -> list[str]:
+    """Keep SQLite, which has no statistics of the parts, from going by an action when fewer records are named."""
+    conditions = list(query.conditions)
+    if any(condition.startswith(_FEW) for condition in conditions):
+        return [f"+{each}" if each.startswith("action ") else each for each in conditions]
+    return conditions
 
 
 def _deadline(seconds: float) -> Callable[[], bool]:

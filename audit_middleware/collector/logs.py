@@ -66,7 +66,7 @@ class Log:
 
     def reader(self) -> LogReader:
         """Return a reader of the tree as it is published now."""
-        return LogReader(self.store.get, self.verifier, checkpoint=self.checkpoint())
+        return LogReader(self.store.get, self.verifier, checkpoint=self.ledger.published)
 
     def root(self, size: int) -> bytes:
         """Return the root of the first ``size`` entries."""

@@ -68,7 +68,7 @@ class OfflineIndex:
 
     def select(self, query: Query) -> list[Hit]:
         """Search it; nothing is written beside it either."""
-        return select(self.path, query, is_still=True)
+        return select(self.path, query)
 
     def flush(self, timeout: float | None = None) -> None:
         """There is nothing to wait for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ INCLUDES: Final = ("line", "proof")
 EQUALS: Final = ("service", "principal", "action", "outcome", "ip", "request_id", "trace_id", "type")
 PARAMETERS: Final = (*EQUALS, "resource", "stream", "from", "to", "limit", "cursor", "include")
 _CURSOR: Final = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,19})")
+EVER: Final = (-(1 << 63), (1 << 63) - 1)
 _DIGITS: Final = re.compile(r"[0-9]{1,4}")
 
 
@@ -34,6 +35,8 @@ class Query(NamedTuple):
     values: tuple[str | int, ...] = ()
     limit: int = DEFAULT_LIMIT
     include: frozenset[str] = frozenset()
+    span: tuple[int, int] = EVER
+    """Microseconds since the epoch of the oldest and newest record that could match."""
 
     def of_services(self, services: frozenset[str]) -> Query:
         """Return the same search among the records of some services."""
@@ -76,6 +79,7 @@ def parse_query(items: Iterable[tuple[str, str]]) -> Query:
         tuple(value for _, values in conditions for value in values),
         _limit(given.get("limit", str(DEFAULT_LIMIT))),
         _include(given.get("include")),
+        _span(given),
     )
 
 
@@ -190,6 +194,17 @@ def _time(name: str, value: str) -> int:
     moment = moment.replace(tzinfo=moment.tzinfo or UTC)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _span(given: Mapping[str, str]) -> tuple[int, int]:
+    oldest, newest = EVER
+    if "from" in given:
+        oldest = _time("from", given["from"])
+    if "to" in given:
+        newest = _time("to", given["to"]) - 1
+    if "cursor" in given:
+        newest = min(newest, int(given["cursor"].partition(".")[0]))
+    return oldest, newest
 
 
 def _limit(value: str) -> int:

@@ -62,6 +62,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     listener.set_inheritable(False)
+    # connections inherit it; asyncio sets it only for sockets made with the protocol's number, which this one is not
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 

@@ -125,13 +125,16 @@ def decode_bundle(data: bytes, width: int) -> list[bytes]:
         BadLedger: fewer entries, more entries, or bytes behind the last one.
     """
     entries, at, end = [], 0, len(data)
-    for _ in range(width):
-        start = at + 2
-        at = start + int.from_bytes(data[at:start], "big")
-        if start > end or at > end:
-            raise BadLedger(f"holds fewer than {width} entries", where="entry bundle")
-        entries.append(data[start:at])
-    if at != end:
+    try:
+        for _ in range(width):
+            start = at + 2
+            at = start + (data[at] << 8 | data[at + 1])
+            entries.append(data[start:at])
+    except IndexError:
+        at = end + 1
+    if at > end:
+        raise BadLedger(f"holds fewer than {width} entries", where="entry bundle")
+    if at < end:
         raise BadLedger(f"holds more than {width} entries", where="entry bundle")
     return entries
 

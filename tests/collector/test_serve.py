@@ -101,6 +101,13 @@ def test_an_address_in_use_is_named():
         bind("127.0.0.1", listener.getsockname()[1])
 
 
+def test_an_answer_does_not_wait_until_the_client_acknowledges_its_head():
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 CROWDED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 256))

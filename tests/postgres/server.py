@@ -45,10 +45,12 @@ class Server:
     def dsn(self, database: str = "postgres", user: str = ADMIN) -> str:
         return f"host={self.folder} port=5432 user={user} dbname={database}"
 
-    def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c max_connections=100"
+    def start(self, *options: str) -> None:
+        """Start it, with ``options`` such as `shared_buffers=1GB`."""
+        given = ("listen_addresses=", "max_connections=100", *options)
+        command = " ".join([f"-k {self.folder}", *(f"-c {each}" for each in given)])
         self._run(
-            "pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), "-o", options, "start"
+            "pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), "-o", command, "start"
         )
 
     def stop(self, mode: str = "immediate") -> None:

@@ -20,7 +20,7 @@ from audit_middleware.collector.monitor.heard import Group
 from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.errors import StorageError
 
-OF_A_STORE: Final = frozenset({"tampering", "rollback", "worm"})
+OF_A_STORE: Final = frozenset({"tampering", "rollback", "worm", "store"})
 """Kinds that the collector finds whose store it is."""
 
 FRESH_SECONDS: Final = 3.0

@@ -87,8 +87,7 @@ class Watcher:
         self._inbox: queue.SimpleQueue[Committed | Report | _Decision | _Said | None] = queue.SimpleQueue()
         self._sizes: dict[str, int] = {}
         self._is_quiet = False
-        self._saying = False
-        self._is_unheard = False
+        self._is_unheard = self._saying = False
         self._behind: dict[str, int] = {}
         self._saved_at = 0.0
         self._watch: Watch | None = None
@@ -286,12 +285,11 @@ class Watcher:
         try:
             done = self._hall.say([finding.reviewed() for finding in unsaid])
         except Problem as problem:
-            if not self._is_unheard:
-                _log.warning("findings cannot be put on record now, it is tried again: %s", problem.detail)
+            level = logging.DEBUG if self._is_unheard else logging.WARNING
+            _log.log(level, "findings cannot be put on record now, it is tried again: %s", problem.detail)
             self._is_unheard = True
             return
-        self._is_unheard = False
-        self._saying = True
+        self._is_unheard, self._saying = False, True
         done.add_done_callback(lambda _: self._inbox.put(_Said()))
 
     def _emit(self, moved: Sequence[Transition]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from typing import Any, Final
 
 import psycopg
 
+from audit_middleware.collector.idle import IdleConnections
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.index_search import too_slow
 from audit_middleware.collector.index_store import Hit
@@ -22,7 +22,6 @@ from audit_middleware.sealing.seal import leaf_hash
 STATE: Final = "number, stream, service, next, head, gaps, open_gaps, closed, seal"
 """Columns of a stream that `checked_state` takes."""
 
-IDLE: Final = 4  # connections kept for the next search
 _log: Final = logging.getLogger(__name__)
 _Found = tuple[int, int, int, int, bytes, bytes | None]
 
@@ -34,14 +33,14 @@ class Searcher:
         self._link = link
         self._seal = seal
         self._collector = collector
-        self._idle: list[psycopg.Connection] = []
+        self._idle: IdleConnections[psycopg.Connection] = IdleConnections(_is_alive)
 
     def select(self, query: Query) -> list[Hit]:
         """Return the newest matches, one more than asked for.
 
         Raises `Problem` 503 when that takes too long, `StorageError` for an index that is away or was altered.
         """
-        with self._link.errors(), self._borrowed() as connection:
+        with self._link.errors(), self._idle.lend(self._link.connect) as connection:
             try:
                 return self._select(connection, query)
             except psycopg.errors.QueryCanceled as error:
@@ -49,35 +48,7 @@ class Searcher:
 
     def close(self) -> None:
         """Close what is idle."""
-        while self._idle:
-            self._idle.pop().close()
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[psycopg.Connection]:
-        """Lend a connection: an idle one while it lives, else a new one."""
-        connection = self._living() or self._link.connect()
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        if len(self._idle) < IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _living(self) -> psycopg.Connection | None:
-        """Take an idle connection that PostgreSQL has not forgotten."""
-        with suppress(IndexError):  # of searches in other threads
-            while True:
-                connection = self._idle.pop()
-                try:
-                    connection.execute("SELECT 1")
-                except psycopg.Error:
-                    connection.close()
-                else:
-                    return connection
-        return None
+        self._idle.close()
 
     def _select(self, connection: psycopg.Connection, query: Query) -> list[Hit]:
         with connection.transaction():
@@ -97,6 +68,15 @@ class Searcher:
         return line
 
 
+def _is_alive(connection: psycopg.Connection) -> bool:
+    """Say whether PostgreSQL has not forgotten it."""
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) -> list[_Found]:
     """Search part by part; one whose newest record is older than all that were found has nothing to add."""
     conditions = "".join(f" AND {condition}" for condition in query.conditions).replace("?", "%s")
@@ -104,7 +84,7 @@ def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) ->
     wanted = query.limit + 1
     found: list[_Found] = []
     for log, month, newest in connection.execute(
-        "SELECT log, month, newest FROM parts ORDER BY newest DESC"
+        "SELECT log, month, newest FROM parts WHERE newest >= %s AND oldest <= %s ORDER BY newest DESC", query.span
     ).fetchall():
         if len(found) == wanted and newest < found[-1][0]:
             break
@@ -113,7 +93,8 @@ def _newest(connection: psycopg.Connection, query: Query, own: Sequence[int]) ->
             f"SELECT ts, id, stream, seq, seal, {line} FROM records WHERE log = {int(log)} AND month = '{month}'"  # noqa: S608 - of our own
             f"{conditions} ORDER BY ts DESC, id DESC LIMIT {wanted}"
         )
-        rows = connection.execute(statement, values).fetchall()
+        # prepared, it would soon be planned for an average person, whose index is the wrong one for a busy one
+        rows = connection.execute(statement, values, prepare=False).fetchall()
         found = sorted([*found, *rows], key=lambda row: row[:2], reverse=True)[:wanted]
     return found
 
