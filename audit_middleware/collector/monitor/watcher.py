@@ -86,8 +86,7 @@ class Watcher:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Committed | Report | _Decision | _Said | None] = queue.SimpleQueue()
         self._sizes: dict[str, int] = {}
-        self._is_quiet = False
-        self._is_unheard = self._saying = False
+        self._is_quiet = self._is_unheard = self._saying = False
         self._behind: dict[str, int] = {}
         self._saved_at = 0.0
         self._watch: Watch | None = None
@@ -214,8 +213,8 @@ class Watcher:
         is_listening = self._hall.is_listening()
         is_hearing = self._listen_elsewhere(now, is_listening=is_listening)
         self._become_ready(is_hearing=is_hearing)
-        is_watching = self._fleet.is_watching
-        self._emit(watch.tick(now, is_listening=is_listening and is_hearing, is_watching=is_watching))
+        is_listening &= is_hearing
+        self._emit(watch.tick(now, is_listening=is_listening, is_watching=self._fleet.is_watching))
         self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
         self._say()
         self._publish()
