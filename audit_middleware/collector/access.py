@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from audit_middleware.collector.answer import Answer
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.group import Batch, Said
 from audit_middleware.collector.problems import Problem
@@ -57,15 +60,24 @@ class AccessBook:
 
     def note(self, key: Key, moment: str) -> None:
         """Count one access at ``moment``, spelled as records spell it."""
+        self._add(key, moment, moment, 1)
+
+    def put_back(self, taken: Sequence[Accessed]) -> None:
+        """Count again what was taken and could not be put on record."""
+        for each in taken:
+            self._add(Key(each.by, each.kind, each.what, each.source), each.first, each.last, each.count)
+
+    def _add(self, key: Key, first: str, last: str, number: int) -> None:
         with self._turn:
             known = self._counts.get(key)
             if known is None and len(self._counts) >= MAX_KEYS:
                 key = Key(OTHERS, key.kind, OTHERS, OTHERS)
                 known = self._counts.get(key)
             if known is None:
-                self._counts[key] = _Count(moment, moment, 1)
+                self._counts[key] = _Count(first, last, number)
             else:
-                known.last, known.number = moment, known.number + 1
+                known.first, known.last = min(known.first, first), max(known.last, last)
+                known.number += number
 
     def take(self) -> list[Accessed]:
         """Return what was counted since the last call."""
@@ -94,6 +106,7 @@ class Accesses:
     def __init__(self, submit: Callable[[Batch], None]) -> None:
         self._submit = submit
         self._book = AccessBook()
+        self._is_refused = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-access", daemon=True)
 
@@ -120,16 +133,30 @@ class Accesses:
         return batch
 
     def flush(self) -> None:
-        """Hand over what was counted; what cannot be taken now is counted again."""
+        """Hand over what was counted; what cannot be taken now, or was not committed, is counted again."""
         counted = self._book.take()
         for start in range(0, len(counted), SAID_AT_ONCE):
             some = counted[start : start + SAID_AT_ONCE]
+            batch = _batch(some)
+            batch.done.add_done_callback(partial(self._done, some))
             try:
-                self._submit(_batch(some))
+                self._submit(batch)
             except Problem as problem:
-                _log.warning("%d accesses are not on record yet: %s", len(some), problem)
-                for each in some:
-                    self._book.note(Key(each.by, each.kind, each.what, each.source), each.first)
+                self._keep(some, problem)
+
+    def _done(self, some: list[Accessed], done: Future[Answer]) -> None:
+        """A commit that failed may be on record all the same: then what it held is there twice, rather than never."""
+        error = done.exception()
+        if error is not None:
+            self._keep(some, error)
+        else:
+            self._is_refused = False
+
+    def _keep(self, some: list[Accessed], why: BaseException) -> None:
+        level = logging.DEBUG if self._is_refused else logging.WARNING
+        _log.log(level, "accesses are not on record yet, it is tried again: %s", why)
+        self._is_refused = True
+        self._book.put_back(some)
 
     def _run(self) -> None:
         while not self._over.wait(FLUSH_SECONDS):

@@ -14,6 +14,7 @@ from audit_middleware.collector.auth import parse_tokens
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import busy
+from audit_middleware.errors import StoreUnavailable
 from tests.collector.kit import PERIOD, App, own_lines, settings_for
 
 TOKENS = (
@@ -115,11 +116,26 @@ def test_what_the_committer_cannot_take_is_counted_again():
         taken.extend(batch.said)
 
     accesses = Accesses(submit)
-    accesses.note("aud", "read", "default/2026h2", "::1")
+    for _ in range(3):
+        accesses.note("aud", "read", "default/2026h2", "::1")
     accesses.flush()
+    accesses.note("aud", "read", "default/2026h2", "::1")
     is_busy[0] = False
     accesses.stop()
-    assert [(each.payload.by, each.payload.count) for each in taken] == [("aud", 1)]
+    assert [(each.payload.by, each.payload.count) for each in taken] == [("aud", 4)]
+
+
+def test_accesses_of_a_commit_that_failed_are_said_again():
+    batches = []
+    accesses = Accesses(batches.append)
+    for _ in range(3):
+        accesses.note("aud", "read", "default/2026h2", "::1")
+    accesses.flush()
+    batches[0].done.set_exception(StoreUnavailable("the bucket does not answer"))
+    accesses.flush()
+    batches[1].done.set_result(None)
+    accesses.stop()
+    assert [[each.payload.count for each in batch.said] for batch in batches] == [[3], [3]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2 * MAX_KEYS), st.just("read"))))
