@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from audit_middleware.config_values import choice, header, hosts, items, networks, seconds, size
 from audit_middleware.errors import ConfigurationError
+from audit_middleware.record_rules import RecordRules, read_record_rules
 from audit_middleware.sealing.keys import Keyring, development_keyring, parse_keys, read_key_file
 from audit_middleware.tlog.note import Verifier
 
@@ -97,6 +98,7 @@ class Settings:
         "Hosts of our own, comma-separated, such as billing.internal or *.internal: calls to them say who acts.",
         hosts,
     )
+    rules_file: Path | None = _setting(None, "TOML file with the organisation's own rules for records.", Path)
     wait_timeout: float = _setting(
         5.0, "Seconds a response waits in the modes fsync and collector before on_failure decides.", seconds
     )
@@ -120,6 +122,10 @@ class Settings:
             return read_key_file(self.key_file)
         return development_keyring()
 
+    def record_rules(self) -> RecordRules | None:
+        """Return the organisation's rules, None if there are none; raise `ConfigurationError` for a bad file."""
+        return read_record_rules(self.rules_file) if self.rules_file is not None else None
+
     def digest_source(self) -> dict[str, Any]:
         """Return what decides how and what is recorded, for the policy digest in the ``open`` record."""
         names = (
@@ -132,7 +138,8 @@ class Settings:
             "query_parameters",
             "internal_hosts",
         )
-        return {name: getattr(self, name) for name in names}
+        rules = self.record_rules()
+        return {name: getattr(self, name) for name in names} | {"rules": rules.digest if rules is not None else None}
 
 
 SETTINGS: Final = tuple(each.name for each in dataclasses.fields(Settings))
@@ -223,6 +230,10 @@ def problems(settings: Settings) -> Iterator[Problem]:
     if settings.token is not None and not _BEARER.fullmatch(settings.token):
         yield Problem("audit.E010", "the token holds characters no header can carry", "copy AUDIT_TOKEN again")
     yield from _tls_problems(settings)
+    try:
+        settings.record_rules()
+    except ConfigurationError as error:
+        yield Problem("audit.E015", str(error), "repair the file that AUDIT_RULES_FILE names")
     if settings.durability == "memory" and not settings.collector_url:
         yield Problem("audit.E009", "durability is memory, but no collector is named", "set AUDIT_COLLECTOR_URL")
     elif settings.durability == "memory":

@@ -23,12 +23,13 @@ from audit_middleware.journal.files import REAL_FILES, Files
 from audit_middleware.journal.memory import MemoryJournal
 from audit_middleware.journal.watermark import Watermark
 from audit_middleware.journal.writer import StreamWriter, Tally
-from audit_middleware.record import Payload
+from audit_middleware.record import AuditRecord, Payload
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import Keyring
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 MAX_ASIDE: Final = 16
+_JUDGED: Final = frozenset({b"request", b"event", b"task", b"call"})  # an attempt does not know its action yet
 
 
 class Recorder:
@@ -51,6 +52,7 @@ class Recorder:
     ) -> None:
         self.settings = settings
         self.keyring = keyring
+        self._rules = settings.record_rules()
         self.on_begin: Callable[[], None] = _nothing
         """Called after each new stream began, outside the lock: starts the keeper thread."""
         self._new_writer = partial(StreamWriter, settings, keyring, service, files=files, monotonic=monotonic)
@@ -65,6 +67,8 @@ class Recorder:
         A call that interrupts another append of the same thread (a signal handler, ``__del__``) is put aside, written
         by the append it interrupted, and returns -1.
         """
+        if self._rules is not None and type_ in _JUDGED and isinstance(rec, AuditRecord):
+            rec = self._rules.noted(rec)
         encoded = encode_rec(rec)
         if os.getpid() != self._pid:
             self._reborn()

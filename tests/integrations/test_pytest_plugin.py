@@ -240,3 +240,14 @@ def test_flask_and_django_are_walked_too(run, tmp_path):
     assert states["GET /static/<path:filename>"] == "unseen"
     assert states["* /customers/<int:pk>/"] == "audited"
     assert states["POST /customers/<int:pk>/lock"] == "unseen"
+
+
+def test_records_that_break_the_rules_file_fail_the_test_that_made_them(run, tmp_path):
+    (tmp_path / "audit-rules.toml").write_text('[[rules]]\nmatch = "orders.refund"\nrequire = ["tenant"]\n')
+    (tmp_path / "wrong.toml").write_text("rules = 3\n")
+    ran = run("--audit-rules=audit-rules.toml")
+    assert ran.returncode == 1
+    assert "orders.refund by alice on order:7: success (200): rules.tenant" in ran.stdout
+    assert "1 failed, 2 passed, 1 error" in ran.stdout  # what it asserts itself about defects, and the fixture
+    wrong = run("--audit-rules=wrong.toml")
+    assert (wrong.returncode, "--audit-rules: rules file" in wrong.stderr) == (4, True)

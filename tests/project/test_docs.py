@@ -74,7 +74,7 @@ def test_the_kinds_of_findings_are_those_of_the_wire_format():
 
 def test_every_setting_of_the_monitor_is_documented_with_its_default():
     settings = tomllib.loads(DOCS["findings.md"].split("```toml\n")[1].split("```")[0])["monitor"]
-    examples = {"expected_services": [], "silence_by_service": {}}
+    examples = {"expected_services": [], "silence_by_service": {}, "rules_file": None}
     assert settings | examples == msgspec.structs.asdict(MonitorSettings())
 
 

@@ -20,8 +20,8 @@ from audit_middleware.collector.monitor.heard import Group
 from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.errors import StorageError
 
-OF_A_STORE: Final = frozenset({"tampering", "rollback", "worm", "store"})
-"""Kinds that the collector finds whose store it is."""
+OF_A_STORE: Final = frozenset({"tampering", "rollback", "worm", "store", "rules"})
+"""Kinds that the collector finds whose store it is, or to which the records were delivered."""
 
 FRESH_SECONDS: Final = 3.0
 _log: Final = logging.getLogger(__name__)

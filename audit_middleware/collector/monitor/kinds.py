@@ -153,4 +153,11 @@ KINDS: Final[dict[str, Kind]] = {
         "look at the store, its network and its credentials; what is delivered waits in the spools until it answers",
         is_own=True,
     ),
+    "rules": Kind(
+        "warning",
+        False,
+        "person",
+        "records of an action break the organisation's own rules: something is missing, or the name may not be used",
+        "correct the application, or the rules file; the records are kept, and name it among their defects",
+    ),
 }

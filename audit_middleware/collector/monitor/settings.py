@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from audit_middleware.errors import ConfigurationError
 from audit_middleware.record import COLLECTOR_SERVICE
+from audit_middleware.record_rules import RecordRules, read_record_rules
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,10 +38,21 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     patrol_bytes: Bytes = 4 * 1024 * 1024
     """Read again every second, at most."""
 
+    rules_file: Service | None = None
+    """The organisation's own rules for records, the same file that applications have."""
+
+    def record_rules(self) -> RecordRules | None:
+        """Return these rules, None if there are none; raise `ConfigurationError` for a bad file."""
+        return read_record_rules(Path(self.rules_file)) if self.rules_file is not None else None
+
     def silence_of(self, service: str | None) -> float:
         """Return after how many seconds a stream of ``service`` is silent."""
         return self.silence_by_service.get(service or "", self.silence_seconds)
 
     def __post_init__(self) -> None:
+        try:
+            self.record_rules()
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
         if COLLECTOR_SERVICE in self.expected_services:
             raise ValueError(f"expected_services names {COLLECTOR_SERVICE}, which is the collector itself")

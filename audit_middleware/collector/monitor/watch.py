@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from audit_middleware.collector.index_rows import microseconds, service_of
+from audit_middleware.collector.index_rows import Entry, microseconds, service_of
 from audit_middleware.collector.index_store import Presence
-from audit_middleware.collector.monitor import rules, said
+from audit_middleware.collector.monitor import judged, rules, said
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
@@ -57,6 +57,7 @@ class Watch:
         self.book = FindingBook(state.book)
         self.hearing = Hearing(settings, find, now, state.memory)
         self._settings = settings
+        self._rules = settings.record_rules()
         self._last = now
         self._step = rules.Step(float("-inf"), 0.0)
 
@@ -88,6 +89,12 @@ class Watch:
         """Take when the other collectors were there last."""
         if self.peers.meet(there, now):
             self.hearing.broke = now.mono
+
+    def judge(self, entries: Sequence[Entry], now: Now) -> list[Transition]:
+        """Hold records of applications to the organisation's rules, if there are any."""
+        if self._rules is None:
+            return []
+        return judged.on_entries(self.book, entries, self._rules, now.text)
 
     def tick(self, now: Now, *, is_listening: bool = True, is_watching: bool = True) -> list[Transition]:
         """Apply the rules that time is part of; call it about once a second, with everything heard before.

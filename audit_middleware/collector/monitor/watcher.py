@@ -231,7 +231,7 @@ class Watcher:
         if not entries:
             return []
         self._sizes[committed.origin] = committed.first + len(committed.entries)
-        return self._watching.hear(group_of(entries), now)
+        return [*self._watching.hear(group_of(entries), now), *self._watching.judge(entries, now)]
 
     def _catch_up_if_behind(self) -> None:
         """A commit that was not heard a second later was left out: `take` had no room for it."""

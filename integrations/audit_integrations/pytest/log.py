@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from audit_middleware import AuditRecord, Resource
+from audit_middleware.record_rules import PREFIX
 from audit_middleware.testing.recording import Recording
 from audit_middleware.verify import Severity
 
@@ -84,6 +85,14 @@ class AuditLog:
         lines = [f"  {_row(record)}: {', '.join(defects)}" for record, defects in found if defects]
         if lines:
             raise AssertionError("\n".join(["expected no defects, these fields are unknown or were replaced:", *lines]))
+
+    def assert_rules_kept(self) -> None:
+        """Assert that no record breaks the organisation's own rules; the fixture does so at the end of every test."""
+        __tracebackhide__ = True
+        found = [(each, [name for name in each.defects or [] if name.startswith(PREFIX)]) for each in self.records]
+        lines = [f"  {_row(each)}: {', '.join(broken)}" for each, broken in found if broken]
+        if lines:
+            raise AssertionError("\n".join(["records of this test break the rules file:", *lines]))
 
     def _verify(self) -> None:
         __tracebackhide__ = True

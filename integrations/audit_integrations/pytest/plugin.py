@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -32,10 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="Where the coverage is written, for evidence (default: %(default)s).",
     )
+    group.addoption(
+        "--audit-rules",
+        metavar="FILE",
+        help="Hold every record of a test to the organisation's own rules; the same as AUDIT_RULES_FILE.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the gate if it was asked for."""
+    """Take the rules, and make the gate if it was asked for."""
+    rules = config.getoption("--audit-rules")
+    if rules is not None:
+        _take_rules(rules)
     targets = config.getoption("--audit-coverage")
     if not targets:
         if config.getoption("--audit-fail-under") is not None:
@@ -49,6 +59,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[_GATE], "audit-gate")
 
 
+def _take_rules(file: str) -> None:
+    from audit_middleware.errors import ConfigurationError
+    from audit_middleware.record_rules import read_record_rules
+
+    path = Path(file).absolute()
+    try:
+        read_record_rules(path)
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"--audit-rules: {error}") from error
+    os.environ["AUDIT_RULES_FILE"] = str(path)
+
+
 @pytest.fixture
 def audit_log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditLog]:
     """The records that this test makes the application write, sealed and verified for real in a temporary spool."""
@@ -56,7 +78,9 @@ def audit_log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     from audit_middleware.testing.recording import recording
 
     with recording(tmp_path_factory.mktemp("audit")) as taken:
-        yield AuditLog(taken)
+        log = AuditLog(taken)
+        yield log
         gate = request.config.stash.get(_GATE, None)
         if gate is not None:
             gate.note(taken.records)
+        log.assert_rules_kept()

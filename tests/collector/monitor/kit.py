@@ -39,6 +39,7 @@ class Stand:
 
     def _hear(self, committed):
         self.moved += self.watch.hear(group_of(committed.entries), self.now)
+        self.moved += self.watch.judge(committed.entries, self.now)
 
     def restart(self, *, remembers=True, down=0):
         """Another process life of the watch, after ``down`` seconds, whose monotonic clock begins anew."""
