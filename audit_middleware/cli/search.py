@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -68,15 +68,32 @@ def _found(url: str | None, data: Path | None, parameters: dict[str, Any], limit
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
     rec = line["rec"]
-    resource = rec.get("resource") or {}
+    if "principal" not in rec:
+        return line["ts"], rec.get("service", ""), line["type"], *_own(rec)
     return (
         line["ts"],
-        rec.get("service", ""),
+        rec["service"],
         line["type"],
-        (rec.get("principal") or {}).get("id", ""),
-        rec.get("action", ""),
-        ":".join(str(resource[name]) for name in ("type", "id") if name in resource),
-        rec.get("outcome", ""),
-        (rec.get("source") or {}).get("ip", ""),
-        (rec.get("trace") or {}).get("request_id", ""),
+        rec["principal"]["id"],
+        rec["action"],
+        f"{rec['resource']['type']}:{rec['resource']['id']}",
+        rec["outcome"],
+        rec["source"]["ip"],
+        rec["trace"]["request_id"],
     )
+
+
+def _own(rec: dict[str, Any]) -> tuple[str, ...]:
+    """Show what a process or a collector says of itself: who, what about what, and what came of it."""
+    first = [str(next((rec[name] for name in names if rec.get(name)), "")) for names in _OWN]
+    return *first, ""
+
+
+_OWN: Final = (
+    ("by", "deliverer", "instance"),
+    ("kind", "reason", "case"),
+    ("about", "what", "origin", "stream"),
+    ("state",),
+    ("source",),
+)
+"""Members of such records for the columns principal, action, resource, outcome and ip."""

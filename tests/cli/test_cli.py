@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
 
 from audit_middleware.cli import COMMANDS
+from audit_middleware.cli.search import _row
 from audit_middleware.config import load
+from audit_middleware.payloads import PAYLOADS
 from audit_middleware.pipeline import Pipeline
 from audit_middleware.sealing.keys import new_key
 
@@ -215,6 +218,26 @@ def test_search_reads_a_data_folder_without_its_collector(tmp_path):
     assert (wrong.returncode, "expected a date" in wrong.stderr) == (2, True)
     empty = run("search", "--data", str(tmp_path))
     assert (empty.returncode, "index.sqlite is missing" in empty.stderr) == (2, True)
+
+
+def _sample(type_):
+    """Some value of a type of a record."""
+    inspect = msgspec.inspect
+    if isinstance(type_, inspect.StructType):
+        return {each.name: _sample(each.type) for each in type_.fields}
+    if isinstance(type_, inspect.UnionType):
+        return _sample(type_.types[0])
+    if isinstance(type_, inspect.LiteralType):
+        return type_.values[0]
+    values = {inspect.IntType: 1, inspect.BoolType: True, inspect.ListType: [], inspect.DictType: {}}
+    return values.get(type(type_), "x")
+
+
+@pytest.mark.parametrize("type_", sorted(PAYLOADS))
+def test_records_of_every_type_have_a_row(type_):
+    rec = _sample(msgspec.inspect.type_info(PAYLOADS[type_]))
+    row = _row({"ts": "2026-11-24T00:00:00.000000Z", "type": type_, "rec": rec})
+    assert (len(row), row[2], {type(each) for each in row}) == (9, type_, {str})
 
 
 def test_rebuild_index_makes_what_was_deleted(tmp_path):
