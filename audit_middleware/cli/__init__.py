@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "search": "Search the records of a collector.",
     "ship": "Deliver a spool to a collector.",
     "spool": "Look into a spool.",
+    "trace": "Follow an action through all services, drawn as a tree.",
     "verify": "Verify a spool, a ledger or a collector.",
     "watch": "Watch a collector: services, findings, the patrol of its store.",
 }
