@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from audit_middleware.collector.collector import Collector
 from tests.cli.test_findings import Server
 from tests.collector.kit import App, rec_of, settings_for
 
-TRACE = secrets.token_hex(16)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = {"id": "orders", "type": "service", "auth": "context", "on_behalf_of": "alice"}
 
 
