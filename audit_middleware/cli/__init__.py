@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "index": "Look after the index that collectors share in PostgreSQL.",
     "keys": "Make application keys.",
     "rebuild-index": "Build the search index anew from the ledger.",
+    "reconcile": "Compare an access log with the records: what bypassed auditing.",
     "retention": "Show what has expired, delete it by a plan, hold what a case needs.",
     "search": "Search the records of a collector.",
     "ship": "Deliver a spool to a collector.",

@@ -46,7 +46,7 @@ def command(id_: str, url: str | None, data: Path | None, as_json: bool) -> None
         raise click.UsageError(
             f"{id_[:64]!r} is no request id, such as the X-Request-ID of an answer, and no trace id of 32 hex digits"
         )
-    found, is_whole = gather(id_, _search(url, data))
+    found, is_whole = gather(id_, searcher(url, data))
     nodes = nodes_of(found)
     if as_json:
         print_json({"id": id_, "is_whole": is_whole, "nodes": list(_as_dicts(nodes))})
@@ -92,7 +92,8 @@ def _names(found: Found) -> Iterator[tuple[str, str]]:
             yield parameter, value
 
 
-def _search(url: str | None, data: Path | None) -> Search:
+def searcher(url: str | None, data: Path | None) -> Search:
+    """Return what searches a collector, or its data folder: parameters of ``GET /v1/records``, and how many at most."""
     if data is None:
         remote = Remote(collector_url(url), token=os.environ.get("AUDIT_TOKEN"))
         return lambda parameters, limit: pages(remote, parameters, limit)
