@@ -28,8 +28,9 @@ MAX_OF_A_SPAN: Final = 10
 FORGET_SECONDS: Final = 600.0
 """A span that is matched is kept for longer than a context is believed: 300 s (wire format, section 7)."""
 
-ON_THE_WAY: Final = frozenset({502, 503, 504})
-"""What a gateway answers for a service that it did not reach: RFC 9110, sections 15.6.3 to 15.6.5."""
+UNREACHED: Final = {"http": frozenset({502, 503, 504}), "grpc": frozenset({1, 4, 12, 14})}
+"""What is said for a service that was not reached, or has no such method: RFC 9110, sections 15.6.3 to 15.6.5; gRPC,
+"Status codes and their use": CANCELLED, DEADLINE_EXCEEDED, UNIMPLEMENTED, UNAVAILABLE."""
 
 
 class Side(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,7 +137,7 @@ class Joining:
         """Take one record of a call, or of a request that a call brought about; of others there is nothing to join."""
         cause, call, own = record.cause, record.call, record.trace
         if frame.type == "call" and call is not None and call.carried and own.span_id is not None:
-            if call.ended != "complete" or call.status in ON_THE_WAY or frame.ts <= self._forgotten:
+            if call.ended != "complete" or call.status in UNREACHED.get(call.kind, ()) or frame.ts <= self._forgotten:
                 return
             span = self._open(own.span_id, now)
             what = Side(record.service, own.request_id, frame.ts, call.host, call.method, call.route, call.status)

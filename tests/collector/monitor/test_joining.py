@@ -86,7 +86,14 @@ def test_a_callee_that_records_nothing_is_named_by_its_host_and_the_finding_is_o
 
 @pytest.mark.parametrize(
     "changes",
-    [{"carried": False}, {"ended": "exception", "status": None}, {"status": 502}, {"status": 503}, {"status": 504}],
+    [
+        {"carried": False},
+        {"ended": "exception", "status": None},
+        {"status": 502},
+        {"status": 503},
+        {"status": 504},
+        {"kind": "grpc", "status": 14},
+    ],
 )
 def test_a_call_that_carried_nothing_or_reached_nobody_proves_nothing(stand, sides, changes):
     sides[0].say("call", call_of("a" * 16, **changes))
