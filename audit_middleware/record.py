@@ -99,6 +99,8 @@ class Call(Payload, frozen=True):
     status: Count | None = None
     duration_us: Count | None = None
     ended: Ended | None = None
+    carried: bool | None = None
+    """Whether a sealed context went along: the record of whoever was called can say what brought it about."""
 
 
 class Cause(Payload, frozen=True):

@@ -41,6 +41,7 @@ class Outgoing:
         """What has to go along; without ``traceparent`` if that is there already."""
         self._started_ns = time.perf_counter_ns()
         self._is_finished = False
+        self._is_carried: bool | None = None
         self._pipeline: Pipeline | None = None
         try:
             self._begin(traceparent)
@@ -84,6 +85,7 @@ class Outgoing:
             self.headers[TRACEPARENT] = f"00-{trace_id}-{span_id}-01"
         purpose = call_purpose(self.method)
         self.headers[HEADER] = sealed_context(self._origin, pipeline.recorder.keyring, purpose, span_id)
+        self._is_carried = True
 
     def _record(self, status: int | None, error: BaseException | None) -> AuditRecord:
         origin, notes = self._origin, Plainer()
@@ -106,7 +108,7 @@ class Outgoing:
             defects=notes.defects or None,
             truncated=notes.truncated,
             reason=reason,
-            call=Call(self.kind, method, host, route, status, took, ended),
+            call=Call(self.kind, method, host, route, status, took, ended, self._is_carried),
         )
 
     def _contain(self, error: Exception) -> None:

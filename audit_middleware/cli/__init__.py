@@ -27,10 +27,12 @@ COMMANDS: Final = {
     "index": "Look after the index that collectors share in PostgreSQL.",
     "keys": "Make application keys.",
     "rebuild-index": "Build the search index anew from the ledger.",
+    "reconcile": "Compare an access log with the records: what bypassed auditing.",
     "retention": "Show what has expired, delete it by a plan, hold what a case needs.",
     "search": "Search the records of a collector.",
     "ship": "Deliver a spool to a collector.",
     "spool": "Look into a spool.",
+    "trace": "Follow an action through all services, drawn as a tree.",
     "verify": "Verify a spool, a ledger or a collector.",
     "watch": "Watch a collector: services, findings, the patrol of its store.",
 }

@@ -233,7 +233,7 @@ def test_a_call_and_the_request_that_it_is_to_another_service_are_joined(pipelin
     (made,), (served,) = records(tmp_path, "call"), records(tmp_path / "callee")
     assert made["call"] | {"duration_us": 0} == {
         "kind": "http", "method": "POST", "host": "billing.internal", "route": "/invoices", "status": 201,
-        "duration_us": 0, "ended": "complete",
+        "duration_us": 0, "ended": "complete", "carried": True,
     }  # fmt: skip
     assert (made["principal"]["id"], made["trace"]["request_id"]) == ("alice", exchange.request_id)
     assert served["principal"] == {"id": "orders", "type": "service", "auth": "context", "on_behalf_of": "alice"}
@@ -258,6 +258,7 @@ def test_a_call_that_fails_is_a_failure_and_a_full_disk_does_not_fail_it(tmp_pat
     (record,) = records(tmp_path, "call")
     assert (record["outcome"], record["reason"], record["call"]["ended"]) == ("failure", "TimeoutError", "exception")
     assert (record["principal"]["id"], "10.0.0.9" in json.dumps(record)) == ("orders", False)
+    assert "carried" not in record["call"]
     make_pipeline(tmp_path / "full", files=full())
     Outgoing("http", "GET", "example.com").finish(200)
     assert pipeline.problem_count == 0

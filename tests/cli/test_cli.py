@@ -53,7 +53,7 @@ def test_every_command_explains_itself(command):
 
 
 JSON_COMMANDS = ["collect", "config check", "config explain", "demo", "keys list", "keys new", "rebuild-index"]
-JSON_COMMANDS += ["search", "ship", "spool status", "verify", "watch"]
+JSON_COMMANDS += ["reconcile", "search", "ship", "spool status", "trace", "verify", "watch"]
 JSON_COMMANDS += ["findings list", "findings show", "findings ack", "findings resolve"]
 
 

@@ -14,7 +14,7 @@ from audit_middleware.collector.monitor.findings import Transition
 from audit_middleware.collector.monitor.heard import Find, Group
 from audit_middleware.collector.monitor.watch import LIFE
 from audit_middleware.errors import BadLedger, MalformedLine
-from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Payload
+from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, AuditRecord, Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, parse_frame
 
@@ -79,11 +79,23 @@ is read from the ledger because the monitor lost its memory is not: `Watcher.fin
 def read_group(log: HeardLog, first: int, last: int) -> Group:
     """Return what matters of some entries of one bundle; a damaged one is the patrol's to name, and is passed over."""
     try:
-        lines = [line for line in log.entries(first, last) if (type_ := _TYPE.search(line)) and type_[1] in _TYPES]
+        lines = [line for line in log.entries(first, last) if _matters(line)]
     except BadLedger as error:
         _log.warning("the monitor cannot read entries %d to %d of %s: %s", first, last, log.origin, error)
         return Group([], [])
-    return Group([], list(_parsed(lines)))
+    parsed = list(_parsed(lines))
+    lives = [(frame, payload) for frame, payload in parsed if not isinstance(payload, AuditRecord)]
+    return Group([], lives, [(frame, payload) for frame, payload in parsed if isinstance(payload, AuditRecord)])
+
+
+def _matters(line: bytes) -> bool:
+    """Say whether the monitor has to parse a line; it is asked of every line of a ledger when its memory is lost."""
+    type_ = _TYPE.search(line)
+    if type_ is None:
+        return False
+    if type_[1] == b"request":
+        return b'"cause":{' in line
+    return type_[1] in _TYPES or (type_[1] == b"call" and b'"carried":true' in line)
 
 
 def group_of_lives(lines: Sequence[bytes]) -> Group:

@@ -16,7 +16,15 @@ import msgspec
 from audit_middleware.collector.index_rows import Entry, microseconds, service_of
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.settings import MonitorSettings
-from audit_middleware.record import APPLICATION_TYPES, COLLECTOR_SERVICE, Counters, Opened, Payload, StreamHead
+from audit_middleware.record import (
+    APPLICATION_TYPES,
+    COLLECTOR_SERVICE,
+    AuditRecord,
+    Counters,
+    Opened,
+    Payload,
+    StreamHead,
+)
 from audit_middleware.sealing.seal import Frame
 
 MAX_STREAMS: Final = 20_000
@@ -41,10 +49,14 @@ Find = Callable[[str], Standing | None]
 
 
 class Group(NamedTuple):
-    """What matters of one group commit: the newest line of each stream, and every line that is about a life."""
+    """What matters of one group commit: the newest line of each stream, every line that is about a life, and calls.
+
+    ``joins`` are the calls, and the requests that others brought about.
+    """
 
     newest: Sequence[tuple[Frame, str | None]]
     lives: Sequence[tuple[Frame, Payload]]
+    joins: Sequence[tuple[Frame, AuditRecord]] = ()
 
 
 class Stream(msgspec.Struct):
@@ -260,8 +272,13 @@ class Hearing:
 
 
 def group_of(entries: Sequence[Entry]) -> Group:
-    """Return what matters of a group commit: two passes at the speed of C over lines that are mostly requests."""
+    """Return what matters of a group commit: passes at the speed of C over lines that are mostly requests."""
     newest = dict(zip(map(_stream_of, entries), entries, strict=True))
     lives = [(frame, payload) for _, frame, payload in entries if frame.type not in APPLICATION_TYPES]
+    joins = [
+        (frame, payload)
+        for _, frame, payload in entries
+        if isinstance(payload, AuditRecord) and (payload.cause is not None or payload.call is not None)
+    ]
     heard = [(entry.frame, service_of(entry.payload)) for entry in newest.values()]
-    return Group([(frame, service) for frame, service in heard if service != COLLECTOR_SERVICE], lives)
+    return Group([(frame, service) for frame, service in heard if service != COLLECTOR_SERVICE], lives, joins)

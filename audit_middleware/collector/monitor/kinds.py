@@ -113,6 +113,14 @@ KINDS: Final[dict[str, Kind]] = {
         "start it, correct `expected_services`, or its name",
         is_own=True,
     ),
+    "unmatched_call": Kind(
+        "critical",
+        False,
+        "itself",
+        "a service called another one, which has no record of it; or a context was believed a second time",
+        "look at the callee: auditing switched off, a route that is exempt, `context.*` defects in its records, lines "
+        "in its spool; they resolve it when they arrive. A context that came again was replayed, or a proxy retried",
+    ),
     "volume": Kind(
         "warning",
         True,

@@ -29,6 +29,9 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     settle_seconds: Seconds = 45.0
     """After a start: longer than a shipper's longest pause between two attempts, 30 s."""
 
+    call_seconds: Seconds = 60.0
+    """For the record of whoever was called to arrive: longer than a shipper's longest pause, 30 s."""
+
     lag_seconds: Seconds = 60.0
     skew_seconds: Seconds = 5.0
     spool_bytes: Bytes = 858_993_459

@@ -13,6 +13,7 @@ from audit_middleware.collector.monitor import judged, rules, said
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
+from audit_middleware.collector.monitor.joining import Joined, Joining
 from audit_middleware.collector.monitor.peers import Peers
 from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.collector.monitor.settings import MonitorSettings
@@ -34,6 +35,7 @@ class WatchState(msgspec.Struct):
 
     book: Book = msgspec.field(default_factory=Book)
     memory: Memory = msgspec.field(default_factory=Memory)
+    joined: Joined = msgspec.field(default_factory=Joined)
 
 
 class Watch:
@@ -56,6 +58,8 @@ class Watch:
         self._doubtful: dict[str, str] = {}
         self.book = FindingBook(state.book)
         self.hearing = Hearing(settings, find, now, state.memory)
+        self.joining = Joining(settings.call_seconds, now, state.joined)
+        self._is_alone = missing is None
         self._settings = settings
         self._rules = settings.record_rules()
         self._last = now
@@ -63,7 +67,7 @@ class Watch:
 
     def remember(self) -> WatchState:
         """Return what makes this watch again."""
-        return WatchState(self.book.remember(), self.hearing.remember())
+        return WatchState(self.book.remember(), self.hearing.remember(), self.joining.remember())
 
     def hear(self, group: Group, now: Now, *, is_elsewhere: bool = False) -> list[Transition]:
         """Take what a group commit of this collector, or of another one, holds.
@@ -83,10 +87,13 @@ class Watch:
                 moved += self._hear_collector(frame, payload)
             elif frame.type in LIFE:
                 moved += self._hear_life(frame, payload, now)
+        for frame, record in group.joins:
+            self.joining.hear(frame, record, now)
         return moved
 
     def meet(self, there: Mapping[str, Presence], now: Now) -> None:
-        """Take when the other collectors were there last."""
+        """Take when the other collectors were there last; what they commit of calls is not heard here."""
+        self._is_alone = self._missing is None or not there
         if self.peers.meet(there, now):
             self.hearing.broke = now.mono
 
@@ -105,6 +112,7 @@ class Watch:
         if not is_listening or passed > BREAK_SECONDS:
             self.hearing.restart(now)
             self.peers.restart(now)
+            self.joining.restart(now)
         else:
             hour = int(now.wall) // rules.HOUR
             self.hearing.hours[hour] = self.hearing.hours.get(hour, 0.0) + passed
@@ -118,6 +126,7 @@ class Watch:
             moved += [each for kind, seen in conditions for each in self._reconcile(kind, seen, now)]
             for stream in list(rules.given_up(self.hearing, self._settings, now)):
                 moved += self._give_up(stream, now)
+            moved += self.joining.judge(self.book, now) if self._is_alone else []
         moved += self._check_promises(now, is_watching=is_watching)
         self.hearing.forget(now)
         rules.forget_hours(self.hearing, now)
