@@ -1,13 +1,14 @@
 """Capture: protocol adapters that translate, and the exchange they all fill.
 
 What is named here is what an adapter of your own needs: `Observer` knows the settings and begins an `Exchange`,
-its pipeline admits and concludes it, `enter` and `leave` make it current in between.
+its pipeline admits and concludes it, `enter` and `leave` make it current in between. `Outgoing` is a call to others.
 """
 
 from __future__ import annotations
 
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
+from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
@@ -15,16 +16,20 @@ from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
 
 __all__ = [
+    "CONTEXT",
     "FAILED",
     "MARK",
     "ROUTE",
+    "TRACEPARENT",
     "VIEW",
     "Answer",
     "AsyncBody",
     "Body",
     "Exchange",
     "Observer",
+    "Outgoing",
     "begin_cgi",
+    "call_route",
     "enter",
     "identified",
     "identified_async",

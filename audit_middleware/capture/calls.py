@@ -1,55 +1,108 @@
 """Calls that this process makes: one ``call`` record each, and the context that goes along to hosts of our own.
 
-An adapter says whom it calls, and what came back. Query, headers and body are never looked at; what fails here is
-logged and never fails the call.
+An adapter says whom it calls, and what came back: the record is written when that is known, which for HTTP is when the
+headers of the answer are there. A body may be read for hours, by nobody, or in a process that is killed meanwhile.
+Query, headers and body are never looked at; what fails here is logged and never fails the call.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Final, Self
 
 from audit_middleware.capture.carrying import HEADER, call_purpose, is_internal, sealed_context, traced
 from audit_middleware.capture.exchange import MAX_ACTION, MAX_METHOD, MAX_PATH, MAX_REASON, Exchange, exchange_at_hand
-from audit_middleware.capture.meaning import MAX_ID, outcome_from_status
+from audit_middleware.capture.meaning import MAX_ID, is_template_of, outcome_from_grpc, outcome_from_status
 from audit_middleware.capture.trace_ids import parse_traceparent
 from audit_middleware.capture.work import Work
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import LOGGER, Pipeline, pipeline_at_hand
 from audit_middleware.plain import Plainer
+from audit_middleware.quiet import IS_QUIET
 from audit_middleware.record import AuditRecord, Call, CallKind, Ended, Outcome, Resource, Source, Trace
 
 TRACEPARENT: Final = "traceparent"
+CONTEXT: Final = HEADER
+"""The header, or key of metadata, that carries the context: what the application puts there itself goes nowhere."""
+
+_route: Final[ContextVar[str | None]] = ContextVar("audit_call_route", default=None)
+
+
+@contextmanager
+def call_route(template: str) -> Iterator[None]:
+    """Say which template the paths of the calls in this block are of: ``/invoices/{id}``. Paths are not recorded."""
+    token = _route.set(template)
+    try:
+        yield
+    finally:
+        _route.reset(token)
 
 
 class Outgoing:
     """One call while it runs; `finish` makes it a record, once.
 
-    ``host`` is the name without a port; ``route`` a template, never a path; ``traceparent`` what somebody else, such as
-    OpenTelemetry, has put among the headers already.
+    ``host`` is the name without a port; ``route`` a template, which holds for a ``path`` that is of it, so that it does
+    not follow a redirect; ``traceparent`` what somebody else, such as OpenTelemetry, has put among the headers already.
+
+    As a context manager it covers what the call is made with, which makes no record of its own, and notes what that
+    raises, cancellation too. A call inside of another one, and one of the audit trail itself, is ``is_quiet``: no
+    record is made and its headers are nobody's business.
     """
 
     def __init__(
-        self, kind: CallKind, method: str, host: str, *, route: str | None = None, traceparent: str | None = None
+        self,
+        kind: CallKind,
+        method: str,
+        host: str,
+        *,
+        route: str | None = None,
+        path: str | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.kind: CallKind = kind
         self.method = method
         self.host = host
-        self.route = route
+        self.route: str | None = None
         self.headers: dict[str, str] = {}
         """What has to go along; without ``traceparent`` if that is there already."""
+        self.is_quiet = IS_QUIET.get()
         self._started_ns = time.perf_counter_ns()
         self._is_finished = False
         self._is_carried: bool | None = None
         self._pipeline: Pipeline | None = None
+        self._token: Token[bool] | None = None
+        if self.is_quiet:
+            return
         try:
             self._begin(traceparent)
+            self._note_route(route if route is not None else _route.get(), path)
         except Exception as error:  # noqa: BLE001 - containment: a fault of ours must not fail the call
             self._contain(error)
 
+    def __enter__(self) -> Self:
+        """Begin what the call is made with."""
+        self._token = IS_QUIET.set(True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End it; what it raised is a failure."""
+        if error is not None:
+            self.finish(error=error)
+        try:
+            if self._token is not None:
+                IS_QUIET.reset(self._token)
+        except ValueError:  # a coroutine whose event loop is gone is closed in somebody else's context
+            LOGGER.debug("audit: a call of %s ended outside of its context", self.host)
+
     def finish(self, status: int | None = None, error: BaseException | None = None) -> None:
-        """Append the record, once; ``status`` is HTTP's, ``error`` what was raised. Never raises."""
+        """Append the record, once; ``status`` is HTTP's or gRPC's, ``error`` what was raised. Never raises."""
         pipeline = self._pipeline
         if pipeline is None or self._is_finished:
             return
@@ -87,10 +140,15 @@ class Outgoing:
         self.headers[HEADER] = sealed_context(self._origin, pipeline.recorder.keyring, purpose, span_id)
         self._is_carried = True
 
+    def _note_route(self, route: str | None, path: str | None) -> None:
+        if isinstance(route, str) and (path is None or is_template_of(route, path)):
+            self.route = route
+
     def _record(self, status: int | None, error: BaseException | None) -> AuditRecord:
         origin, notes = self._origin, Plainer()
         ended: Ended = "exception" if error is not None else "complete"
-        outcome: Outcome = "failure" if error is not None or status is None else outcome_from_status(status)
+        of_status = outcome_from_grpc if self.kind == "grpc" else outcome_from_status
+        outcome: Outcome = of_status(status) if error is None or self.kind == "grpc" else "failure"
         host = notes.cut(notes.text(self.host, "call.host"), MAX_ID, "call.host")
         method = notes.cut(notes.text(self.method, "call.method"), MAX_METHOD, "call.method")
         route = notes.cut(self.route, MAX_PATH, "call.route") if self.route is not None else None

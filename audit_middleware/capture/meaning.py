@@ -35,6 +35,18 @@ def outcome_from_status(status: int | None) -> Outcome:
     return "success" if status is not None and status < 400 else "failure"  # noqa: PLR2004 - HTTP status classes
 
 
+def outcome_from_grpc(code: int | None) -> Outcome:
+    """PERMISSION_DENIED and UNAUTHENTICATED are denials; gRPC's status codes are 0 to 16, and 0 is OK."""
+    if code in {7, 16}:
+        return "denied"
+    return "success" if code == 0 else "failure"
+
+
+def is_template_of(route: str, path: str) -> bool:
+    """Say whether ``path``, or what stands behind a base path in it, is of the template ``route``."""
+    return _pattern(route, "(?:/.*)?").fullmatch(path) is not None
+
+
 def said_outcome(said: object, notes: Plainer) -> Outcome | None:
     """Return the outcome the application gave; one that is none is a defect."""
     if isinstance(said, str) and said in _OUTCOMES:
@@ -90,9 +102,9 @@ def _read_from(route: str, path: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4096)
-def _pattern(route: str) -> re.Pattern[str]:
+def _pattern(route: str, before: str = "") -> re.Pattern[str]:
     parts = _PARAMETER.split(route)[::3]  # text, braced, angled, text, ...
-    return re.compile("([^/]+)".join(re.escape(part) for part in parts))
+    return re.compile(before + "([^/]+)".join(re.escape(part) for part in parts))
 
 
 def _value(names: tuple[str, ...], params: Mapping[str, object], notes: Plainer) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from audit_middleware._version import __version__
 from audit_middleware.config import Settings
 from audit_middleware.errors import DeliveryError
+from audit_middleware.quiet import quietly
 
 if TYPE_CHECKING:
     import httpx
@@ -125,7 +126,7 @@ class HTTPTransport:
         url = self._urls[0] + path
         deadline = time.monotonic() + self.read_timeout_s * _ATTEMPT_PER_READ
         try:
-            with self._connected().stream(method, url, content=body, headers=headers) as response:
+            with quietly(), self._connected().stream(method, url, content=body, headers=headers) as response:
                 content = self._read(response, deadline)
         except DeliveryError:
             self._note_failure()
