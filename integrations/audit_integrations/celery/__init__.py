@@ -47,6 +47,7 @@ class Audit:
         setattr(app, _AUDIT, self)
         app.on_after_finalize.connect(self._prepare, weak=False)
         signals.worker_init.connect(self._prepare_worker, weak=False)
+        signals.worker_ready.connect(self._ship, weak=False)
         signals.before_task_publish.connect(self._send, weak=False)
         signals.task_revoked.connect(self._revoked, weak=False)
         if getattr(app, "finalized", False):
@@ -63,6 +64,11 @@ class Audit:
         if sender.app is self.app:  # tasks may have come since the app was finalized
             self._prepare()
 
+    def _ship(self, sender: Any, **_: object) -> None:  # noqa: ANN401 - the consumer of a worker of Celery's
+        """Deliver what the processes of the pool leave: the last one of them has nobody after it."""
+        if sender.app is self.app:
+            self.runs.pipeline.start()
+
     def _send(self, sender: object = None, headers: dict[str, Any] | None = None, **_: object) -> None:
         """A task is about to be sent; its id is in the headers since version 2 of Celery's message protocol."""
         if headers is None or not isinstance(headers.get("id"), str):
@@ -78,4 +84,4 @@ class Audit:
         if how.get("terminated"):  # it had begun
             work.outcome = "failure"
         reason = "terminated" if how.get("terminated") else "expired" if how.get("expired") else "revoked"
-        self.runs.end(work, "revoked", reason)
+        self.runs.end(work, "revoked", reason, getattr(request, "time_start", None))

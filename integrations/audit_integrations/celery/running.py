@@ -6,6 +6,7 @@ import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from billiard import current_process
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import _task_stack  # type: ignore[attr-defined] # left out of the stubs
 from celery.exceptions import Ignore, Reject, Retry
@@ -55,7 +56,7 @@ def wrap(task: Any, runs: Runs) -> None:  # noqa: ANN401 - Celery's tasks are ty
         with carry_out(work, runs.pipeline):
             try:
                 return run(*arguments, **named)
-            except Exception as error:
+            except BaseException as error:
                 _note(work, error)
                 raise
 
@@ -108,7 +109,7 @@ def _request_of(task: Any) -> Any:  # noqa: ANN401 - a request of Celery's
     return request if request is not None and getattr(request, WORK, None) is None else None
 
 
-def _note(work: Work, error: Exception) -> None:
+def _note(work: Work, error: BaseException) -> None:
     """Say how it ended, where Celery's own exceptions know better than that one was raised."""
     if isinstance(error, Retry):
         work.end = "retry"
@@ -119,6 +120,8 @@ def _note(work: Work, error: Exception) -> None:
         work.end = "complete"
     elif isinstance(error, SoftTimeLimitExceeded):
         work.end = "timeout"
+    elif isinstance(error, SystemExit | KeyboardInterrupt) and current_process().daemon:
+        work.is_closed = True  # this process of a pool ends, by a signal most often: the main one has it on record
 
 
 def _deferred(task: Any, request: Any, refused: RequestRefused) -> Exception:  # noqa: ANN401 - a task and its request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -12,6 +13,8 @@ from audit_middleware.capture import Runs
 from audit_middleware.record import TaskEnded
 
 _WATCHED: Final = "__audited_request__"
+_GONE: Final = (WorkerLostError, SystemExit, KeyboardInterrupt)
+"""What billiard says of a process that ended with its task: a signal lets it exit, see `running`."""
 
 
 def watched(task: Any, runs: Runs) -> None:  # noqa: ANN401 - Celery's tasks are typed by their arguments
@@ -35,12 +38,12 @@ def watched(task: Any, runs: Runs) -> None:  # noqa: ANN401 - Celery's tasks are
 
         def _audit_end(self, error: object) -> None:
             is_late = isinstance(error, TimeLimitExceeded)
-            if not is_late and not isinstance(error, WorkerLostError):
+            if self.worker_pid == os.getpid() or not (is_late or isinstance(error, _GONE)):
                 return  # the process that ran it lives, and has it on record
             if getattr(self, "_audit_ended", False) or self._already_revoked or self._already_cancelled:
                 return
             self._audit_ended = True
             ended: TaskEnded = "timeout" if is_late else "killed"
-            runs.end(begin(task, self._context, runs), ended, type(error).__name__)
+            runs.end(begin(task, self._context, runs), ended, type(error).__name__, self.time_start)
 
     task.Request = Request
