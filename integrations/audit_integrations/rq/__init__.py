@@ -102,7 +102,7 @@ class AuditJob(Job):
     def _count(self) -> None:
         self.meta[_RUNS] = _runs_before(self) + 1
         with contextlib.suppress(Exception):  # the broker does not answer: a number, and no reason not to run
-            self.save_meta()
+            self.save_meta()  # type: ignore[no-untyped-call] # RQ's own
 
 
 class _Watching:
