@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores test-alerting test-postgres bench requirements clean
+.PHONY: demo test lint types contracts unit coverage test-faults test-interop test-servers test-stores test-alerting test-postgres test-workers bench requirements clean
 
 demo: $(STAMP)
 	$(BIN)/audit-ready demo
@@ -22,11 +22,11 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not alerting and not faults and not interop and not postgres and not servers and not stores"
+	$(BIN)/python -m pytest -n 2 -m "not alerting and not faults and not interop and not postgres and not servers and not stores and not workers"
 
 coverage: $(STAMP)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not alerting and not faults and not interop and not postgres and not servers and not stores"
+	$(BIN)/coverage run -m pytest -m "not alerting and not faults and not interop and not postgres and not servers and not stores and not workers"
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
@@ -50,6 +50,10 @@ test-alerting: $(STAMP)
 test-postgres: $(STAMP)
 	$(BIN)/python -m pytest -m postgres
 
+test-workers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/workers.txt
+	$(BIN)/python -m pytest -m workers -n 2
+
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/stores.txt
 	$(BIN)/python -m benchmarks
@@ -72,6 +76,8 @@ requirements:
 	  --constraints requirements/dev.txt --group servers -o requirements/servers.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  --constraints requirements/dev.txt --group stores -o requirements/stores.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --constraints requirements/dev.txt --group workers -o requirements/workers.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis audit-demo

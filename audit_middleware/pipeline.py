@@ -137,6 +137,10 @@ class Pipeline:
             self._exempted.add((self.recorder.stream, exchange.method, route))
         return True
 
+    def start(self) -> None:
+        """Start the keeper before the first record: in a process that ships what its short-lived children leave."""
+        self._start()
+
     def close(self) -> None:
         """Stop the keeper, seal the ``close`` record, try once more to deliver: two seconds at most. Never raises."""
         self._keeper.stop()

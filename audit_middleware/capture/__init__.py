@@ -2,6 +2,7 @@
 
 What is named here is what an adapter of your own needs: `Observer` knows the settings and begins an `Exchange`,
 its pipeline admits and concludes it, `enter` and `leave` make it current in between. `Outgoing` is a call to others.
+For workers and whatever else runs without a request `Runs` knows the settings and begins `Work`, which `run` runs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
-from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
+from audit_middleware.capture.runs import Runs
+from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 
 __all__ = [
     "CONTEXT",
@@ -28,12 +31,19 @@ __all__ = [
     "Exchange",
     "Observer",
     "Outgoing",
+    "Runs",
+    "Work",
+    "admit",
     "begin_cgi",
     "call_route",
+    "carry_out",
+    "conclude",
     "enter",
+    "exchange_at_hand",
     "identified",
     "identified_async",
     "leave",
     "plain_principal",
     "refusal",
+    "run",
 ]

@@ -30,7 +30,7 @@ _REMEMBERED: Final = 10_000
 
 
 class Replays:
-    """The contexts of calls that this process has seen lately: each is good for one call."""
+    """The contexts that this process has seen lately: each is good for one call, or one run of a task."""
 
     def __init__(self, limit: int = _REMEMBERED) -> None:
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -46,6 +46,11 @@ class Replays:
             if len(self._seen) > self._limit:
                 self._seen.popitem(last=False)
             return False
+
+    def forget(self, text: str) -> None:
+        """Forget a context whose work did not take place, and comes again."""
+        with self._lock:
+            self._seen.pop(text, None)
 
 
 def call_purpose(method: str) -> str:

@@ -73,6 +73,11 @@ class Work(Exchange):
         if self.cause is not None:
             self.source = (self.cause.ip, "carried", UNKNOWN)
 
+    def disbelieve(self, defect: str) -> None:
+        """Take that back: the context proves nothing after all."""
+        self.cause, self.context_defect = None, defect
+        self.source, self.trace = (UNKNOWN, "local", UNKNOWN), trace_ids(None)
+
     def follow(self, exchange: Exchange) -> None:
         """Run on behalf of whoever made the request that this process handled before, or handles."""
         trace_id, span_id, _ = traced(exchange)
@@ -167,6 +172,13 @@ def run(work: Work, pipeline: Pipeline) -> Iterator[Work]:
     """Run the body of a ``with`` statement as ``work``; raises `RequestRefused` before it, and what the body raises."""
     if work.exemption is None:
         admit(work, pipeline)
+    with carry_out(work, pipeline):
+        yield work
+
+
+@contextmanager
+def carry_out(work: Work, pipeline: Pipeline) -> Iterator[Work]:
+    """Do the same with work that has been admitted already."""
     token = enter(work)
     try:
         yield work

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from celery import Celery
 from django.utils.module_loading import import_string
 from fastapi import FastAPI
 from flask import Flask
 
+from audit_integrations.celery import Audit as CeleryAudit
 from audit_integrations.fastapi import audited_user
 from audit_integrations.flask import Audit
-from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, config
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, ConfigurationError, config
 from audit_middleware.cli import COMMANDS
 from audit_middleware.collector.monitor.kinds import KINDS
 from audit_middleware.collector.monitor.settings import MonitorSettings
@@ -109,6 +111,7 @@ def test_the_python_of_the_readme_runs():
         {"app": Flask("shop"), "Audit": Audit},
         {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]},
         {"application": wsgi_app, "AuditWSGIMiddleware": AuditWSGIMiddleware},
+        {"celery_app": Celery("shop"), "Audit": CeleryAudit},
     ]
     for line, known in zip(frameworks.splitlines(), names, strict=True):
         exec(compile(line, "README.md", "exec"), known)
@@ -116,6 +119,8 @@ def test_the_python_of_the_readme_runs():
     assert names[1]["app"].extensions["audit"] is names[1]["audit"]
     assert import_string(names[2]["MIDDLEWARE"][0]).__name__ == "AuditMiddleware"
     assert names[3]["application"].app is wsgi_app
+    with pytest.raises(ConfigurationError, match=r"audit\.E012"):
+        CeleryAudit(names[4]["celery_app"])
     assert audited_user.__name__ in README
     said = {}
     exec(compile(application, "README.md", "exec"), said)

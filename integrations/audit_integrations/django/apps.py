@@ -15,8 +15,9 @@ class AuditConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks and listen to the signals, before the first request too; nothing is opened or started."""
-        from audit_integrations.django import events
+        from audit_integrations.django import commands, events
         from audit_integrations.django.checks import check_audit
 
         checks.register(check_audit)
         events.connect()
+        commands.connect()

@@ -14,7 +14,7 @@ from audit_middleware.capture import Observer
 from audit_middleware.config import SETTINGS
 
 _NAMES: Final = {name.upper(): name for name in SETTINGS}
-_OURS: Final = frozenset({"IDENTIFY", "PIPELINE"})
+_OURS: Final = frozenset({"COMMANDS", "IDENTIFY", "PIPELINE"})
 
 
 class Live(NamedTuple):
@@ -69,6 +69,20 @@ def project_name() -> str | None:
     """Return what the project is called: the package of its settings or its URLs."""
     module = getattr(settings, "SETTINGS_MODULE", None) or getattr(settings, "ROOT_URLCONF", None)
     return module.partition(".")[0] if isinstance(module, str) else None
+
+
+def commands() -> bool | frozenset[str]:
+    """Return which management commands are on record: all, none, or those with these names.
+
+    Raises `ConfigurationError` when ``COMMANDS`` is neither a bool nor a list of names.
+    """
+    given = getattr(settings, "AUDIT", None)
+    named = given.get("COMMANDS", False) if isinstance(given, Mapping) else False
+    if isinstance(named, bool):
+        return named
+    if isinstance(named, list | tuple | set | frozenset) and all(isinstance(each, str) for each in named):
+        return frozenset(named)
+    raise ConfigurationError("audit.E002: AUDIT['COMMANDS']: expected True, or a list of the names of commands")
 
 
 def _identify(given: object) -> Identify | None:

@@ -1,15 +1,16 @@
-"""Starlette and FastAPI: what can be called in an application, for audit coverage."""
+"""Starlette and FastAPI: what can be called in an application, for audit coverage, and background tasks on record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from audit_integrations.starlette.background import audit_background
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.rules import rules_for
 
-__all__ = ["entry_points"]
+__all__ = ["audit_background", "entry_points"]
 
 
 def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes, whatever wraps it

@@ -1,0 +1,87 @@
+"""Celery: one line audits every task of an app, and each runs for whoever sent it.
+
+The end of a run is on record in the process that ran it; that of one whose process was killed, in the worker's main
+process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from audit_middleware import ConfigurationError, Pipeline
+from audit_middleware.capture import Runs
+from audit_middleware.capture.runs import CARRIER
+
+try:
+    from celery import Celery, signals
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Celery is missing: pip install 'audit-ready[celery]'", name=error.name) from error
+
+from audit_integrations.celery.running import begin, is_own, wrap
+from audit_integrations.celery.running import sender as sender_of
+from audit_integrations.celery.watching import watched
+
+__all__ = ["Audit"]
+
+_AUDIT: Final = "__audit__"
+
+
+class Audit:
+    """Record every run of every task of a Celery app: ``Audit(app)``, in the worker and in whatever sends tasks.
+
+    Settings come from here, then from the environment. The service is called as the app is. Raises
+    `ConfigurationError` for wrong settings, or when the app is audited already.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        pipeline: Pipeline | None = None,
+        **settings: Any,  # noqa: ANN401 - settings of any type
+    ) -> None:
+        if getattr(app, _AUDIT, None) is not None:
+            raise ConfigurationError(f"audit.E012: {app.main} is audited already: remove the second Audit(app)")
+        self.app = app
+        self.runs = Runs(pipeline, settings, lambda: app.main)
+        setattr(app, _AUDIT, self)
+        app.on_after_finalize.connect(self._prepare, weak=False)
+        signals.worker_init.connect(self._prepare_worker, weak=False)
+        signals.worker_ready.connect(self._ship, weak=False)
+        signals.before_task_publish.connect(self._send, weak=False)
+        signals.task_revoked.connect(self._revoked, weak=False)
+        if getattr(app, "finalized", False):
+            self._prepare()
+
+    def _prepare(self, **_: object) -> None:
+        """Wrap every task there is: a worker builds what it calls after that."""
+        for task in self.app.tasks.values():
+            if not is_own(task):
+                wrap(task, self.runs)
+                watched(task, self.runs)
+
+    def _prepare_worker(self, sender: Any, **_: object) -> None:  # noqa: ANN401 - a worker of Celery's
+        if sender.app is self.app:  # tasks may have come since the app was finalized
+            self._prepare()
+
+    def _ship(self, sender: Any, **_: object) -> None:  # noqa: ANN401 - the consumer of a worker of Celery's
+        """Deliver what the processes of the pool leave: the last one of them has nobody after it."""
+        if sender.app is self.app:
+            self.runs.pipeline.start()
+
+    def _send(self, sender: object = None, headers: dict[str, Any] | None = None, **_: object) -> None:
+        """A task is about to be sent; its id is in the headers since version 2 of Celery's message protocol."""
+        if headers is None or not isinstance(headers.get("id"), str):
+            return
+        sealed = self.runs.seal(str(sender), headers["id"], sender_of(self.runs))
+        if sealed is not None:
+            headers[CARRIER] = sealed
+
+    def _revoked(self, sender: Any, request: Any, **how: object) -> None:  # noqa: ANN401 - a task and its request
+        if sender.app is not self.app or is_own(sender):
+            return
+        work = begin(sender, request, self.runs)
+        if how.get("terminated"):  # it had begun
+            work.outcome = "failure"
+        reason = "terminated" if how.get("terminated") else "expired" if how.get("expired") else "revoked"
+        self.runs.end(work, "revoked", reason, getattr(request, "time_start", None))

@@ -1,0 +1,91 @@
+"""click and Typer: commands on record, as run by the user of the operating system unless somebody else is named."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from audit_middleware import Pipeline
+from audit_middleware.capture import Runs, Work, exchange_at_hand, run
+from audit_middleware.capture.operator import operator
+
+__all__ = ["Audit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_AUDITED: Final = "__audited_command__"
+
+
+class Audit:
+    """Record commands: ``Audit()(cli)`` for a whole click group or Typer app, or as the decorator of one function.
+
+    As a decorator it stands below that of click or Typer. ``principal`` names who runs them, if not the user of the
+    operating system. Settings come from here, then from the environment. Raises `ConfigurationError` for wrong ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        principal: object = None,
+        pipeline: Pipeline | None = None,
+        **settings: Any,  # noqa: ANN401 - settings of any type
+    ) -> None:
+        self._principal = principal
+        self._runs = Runs(pipeline, settings, lambda: None)
+
+    def __call__(self, command: R) -> R:
+        """Audit a function, a command, a group with all its commands, or a Typer app with all of its; return it."""
+        target: Any = command
+        if hasattr(target, "registered_commands"):
+            for each in [*target.registered_commands, *([target.registered_callback] if not _subs(target) else [])]:
+                if each is not None and each.callback is not None:
+                    each.callback = self._audited(each.callback, each.name or each.callback.__name__)
+            for group in target.registered_groups:
+                self(group.typer_instance)
+        elif isinstance(getattr(target, "commands", None), dict):
+            for each in target.commands.values():
+                self(each)
+        elif hasattr(target, "make_context"):
+            if target.callback is not None:
+                target.callback = self._audited(target.callback, target.name or target.callback.__name__)
+        else:
+            return cast("R", self._audited(target, target.__name__))
+        return command
+
+    def _audited(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
+        if hasattr(function, _AUDITED):
+            return function
+
+        @functools.wraps(function)
+        def calling(*arguments: P.args, **named: P.kwargs) -> Any:  # noqa: ANN401 - the function's own
+            exchange = exchange_at_hand()
+            if exchange is not None and not exchange.is_closed:
+                return function(*arguments, **named)
+            work = self._runs.begin(name, "command", function=function)
+            if work.principal is None:
+                work.principal = self._principal if self._principal is not None else operator()
+            with run(work, self._runs.pipeline):
+                try:
+                    return function(*arguments, **named)
+                except BaseException as error:
+                    _note(work, error)
+                    raise
+
+        setattr(calling, _AUDITED, True)
+        return calling
+
+
+def _subs(app: Any) -> bool:  # noqa: ANN401 - a Typer app
+    """Say whether an app has commands, of which its callback is only the beginning."""
+    return bool(app.registered_commands or app.registered_groups)
+
+
+def _note(work: Work, error: BaseException) -> None:
+    """Say with which exit code it ends; 0 is no failure, however it was raised."""
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
+    if not isinstance(code, int):
+        code = 0 if code is None else 1
+    work.details["exit_code"] = code
+    if code == 0:
+        work.end, work.reason = "complete", work.reason or "exit"
