@@ -13,6 +13,7 @@ USERS = {
     "Bearer alice-token": User(username="alice"),
     "Bearer bob-token": User(username="bob"),
     "Bearer root-token": User(username="root", is_superuser=True),
+    "Bearer billing-token": User(username="billing"),
 }
 
 

@@ -4,14 +4,17 @@ Run it from the root of the checkout::
 
     .venv/bin/uvicorn example_apps.fastapi_app.main:app --no-proxy-headers
 
-Records go to ./audit-spool; set AUDIT_COLLECTOR_URL to have them delivered.
+Records go to ./audit-spool; set AUDIT_COLLECTOR_URL to have them delivered. ``/orders/{order_id}/checkout`` needs the
+billing service at BILLING_URL (8001 on this machine), and leaves a receipt to the worker.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
+import httpx
 from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -19,8 +22,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from audit_integrations.httpx import audit_httpx
 from audit_middleware import AuditMiddleware, Principal, current_audit
+from example_apps.worker.tasks import send_receipt
 
+BILLING_URL = os.environ.get("BILLING_URL", "http://127.0.0.1:8001")
+audit_httpx()
 trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": "orders"})))
 
 USERS = {
@@ -75,6 +82,20 @@ def refund(order_id: int, user: SignedIn) -> dict[str, object]:
         audit.reason = "not privileged"
         raise HTTPException(403, "not yours to refund")
     return {"id": order_id, "refunded": True}
+
+
+@app.post("/orders/{order_id}/checkout")
+def check_out(order_id: int, user: SignedIn) -> dict[str, object]:
+    """Have the order charged by the billing service, and a receipt sent by the worker: both on behalf of the user."""
+    audit = current_audit()
+    audit.action, audit.resource = "orders.checkout", ("order", order_id)
+    headers = {"Authorization": "Bearer orders-token"}
+    with httpx.Client(base_url=BILLING_URL, headers=headers, trust_env=False) as billing:
+        charged = billing.post(f"/invoices/{order_id}/charge", extensions={"audit_route": "/invoices/{number}/charge"})
+    if not charged.is_success:
+        raise HTTPException(502, "the order was not charged")
+    send_receipt.delay(order_id, user.id)
+    return {"id": order_id, "charged": True}
 
 
 @app.get("/report")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from audit_middleware.cli.demo.claims import Claims, check_delivery, check_tampering, check_verification
+from audit_middleware.cli.demo.following import check_following, check_switched_off
 from audit_middleware.cli.demo.processes import Demo
 from audit_middleware.cli.demo.traffic import Traffic
 from audit_middleware.cli.output import json_option, print_json
@@ -30,7 +31,7 @@ MARKER = ".audit-demo"
 @click.option("--seconds", type=float, default=4.0, show_default=True, help="Length of each of the three phases.")
 @json_option
 def command(folder: Path, seconds: float, as_json: bool) -> None:
-    """Run a collector and three example services, kill the collector under traffic, prove that nothing was lost.
+    """Run a collector, three example services and a worker, kill the collector under traffic, prove what is claimed.
 
     Exit 0 only if every claim held, 1 if one failed, 2 if the demo could not run.
     """
@@ -54,7 +55,7 @@ def command(folder: Path, seconds: float, as_json: bool) -> None:
 
 
 def _run(demo: Demo, claims: Claims, seconds: float) -> None:
-    demo.say("starting the collector and three services: FastAPI (uvicorn), Flask (gunicorn), Django (uvicorn)")
+    demo.say("starting the collector, FastAPI (uvicorn), Flask (gunicorn), Django (uvicorn) and a Celery worker")
     demo.start_collector()
     demo.start_apps()
     with Traffic(demo.app_urls) as traffic:
@@ -67,6 +68,10 @@ def _run(demo: Demo, claims: Claims, seconds: float) -> None:
         demo.say("the collector comes back")
         demo.start_collector()
         demo.watch(traffic, seconds)
+    demo.say("alice checks an order out: orders, billing, the back office and the worker act for her")
+    demo.say("what came of it:\n" + check_following(demo, claims))
+    demo.say("billing starts again with its audit trail switched off")
+    check_switched_off(demo, claims)
     demo.say("waiting until the spool has drained, then stopping the services")
     demo.wait_until_drained()
     demo.stop_apps()

@@ -39,6 +39,10 @@ APPS: Final = {
 }
 """The example services by name, each with the module and arguments that serve it."""
 
+WORKER: Final = ("celery", "-A", "example_apps.worker.tasks", "worker", "--pool", "solo", "--loglevel", "ERROR")
+CALL_SECONDS: Final = 3.0
+_CONFIG: Final = f"[monitor]\ncall_seconds = {CALL_SECONDS}\n"
+
 
 class Demo:
     """Owns the folder and the processes of one run; leaving it ends what it started."""
@@ -64,8 +68,13 @@ class Demo:
             "AUDIT_SPOOL_DIR": str(self.spool),
             "AUDIT_COLLECTOR_URL": self.collector_url,
             "AUDIT_TOKEN": INGEST_TOKEN,
-            "AUDIT_TOKENS": f"apps:{INGEST_TOKEN}:{'|'.join(APPS)}:ingest,auditor:{READ_TOKEN}:*:reader",
+            "AUDIT_TOKENS": f"apps:{INGEST_TOKEN}:{'|'.join([*APPS, 'mail'])}:ingest,auditor:{READ_TOKEN}:*:reader",
+            "AUDIT_INTERNAL_HOSTS": "127.0.0.1",
+            "BILLING_URL": self.app_urls["billing"],
+            "BACKOFFICE_URL": self.app_urls["backoffice"],
+            "BROKER_FOLDER": str(folder / "broker"),
         }
+        (folder / "collector.toml").write_text(_CONFIG, encoding="ascii")
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +93,7 @@ class Demo:
         listen = self.collector_url.removeprefix("http://")
         guard = str(self.folder / "guard")
         arguments = ["collect", "--data", str(self.data), "--listen", listen, "--name", "demo", "--guard", guard]
+        arguments += ["--config", str(self.folder / "collector.toml")]
         self._start("collector", [sys.executable, "-m", "audit_middleware", *arguments])
         self._wait("collector", lambda: _answers(f"{self.collector_url}/readyz"))
 
@@ -92,17 +102,39 @@ class Demo:
         self._end("collector", signal.SIGKILL)
 
     def start_apps(self) -> None:
-        """Start the three services and wait until they listen."""
-        ports = {name: url.rpartition(":")[2] for name, url in self.app_urls.items()}
-        for name, command in APPS.items():
-            self._start(name, [sys.executable, "-m", *(part.format(port=ports[name]) for part in command)])
-        for name, port in ports.items():
-            self._wait(name, partial(_listens, int(port)))
+        """Start the three services and the worker, and wait until the services listen."""
+        self._start("mail", [sys.executable, "-m", *WORKER])
+        for name in APPS:
+            self._start(name, self._command(name))
+        for name in APPS:
+            self._wait_for_app(name)
 
     def stop_apps(self) -> None:
         """SIGTERM, as a deployment does."""
-        for name in APPS:
+        for name in [*APPS, "mail"]:
             self._end(name, signal.SIGTERM)
+
+    def restart_unaudited(self, name: str) -> None:
+        """Start a service again with its audit trail switched off."""
+        self._end(name, signal.SIGTERM)
+        self._start(name, self._command(name), BILLING_UNAUDITED="1")
+        self._wait_for_app(name)
+
+    def check_out(self) -> str:
+        """Let alice check an order out, and return the id of that request; raise `AuditError` when it fails."""
+        url, headers = f"{self.app_urls['orders']}/orders/1/checkout", {"authorization": "Bearer alice-token"}
+        try:
+            answer = httpx.post(url, headers=headers, trust_env=False, timeout=10.0).raise_for_status()
+        except httpx.HTTPError as error:
+            raise AuditError(f"alice could not check out: {error}; see the logs in {self.folder}") from error
+        return str(answer.headers["x-request-id"])
+
+    def _command(self, name: str) -> list[str]:
+        port = self.app_urls[name].rpartition(":")[2]
+        return [sys.executable, "-m", *(part.format(port=port) for part in APPS[name])]
+
+    def _wait_for_app(self, name: str) -> None:
+        self._wait(name, partial(_listens, int(self.app_urls[name].rpartition(":")[2])))
 
     def watch(self, traffic: Traffic, seconds: float) -> None:
         """Let traffic run, showing how far it is."""
@@ -139,10 +171,10 @@ class Demo:
         command = [sys.executable, "-m", "audit_middleware", *arguments]
         return subprocess.run(command, env=environ, capture_output=True, check=False)  # noqa: S603 - our own command
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start(self, name: str, command: list[str], **environ: str) -> None:
         with open(self.folder / f"{name}.log", "ab") as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 - our own commands
-                command, cwd=self._root, env=self.environ, stdout=log, stderr=log
+                command, cwd=self._root, env=self.environ | environ, stdout=log, stderr=log
             )
 
     def _wait(self, name: str, is_up: Callable[[], bool]) -> None:
