@@ -52,6 +52,7 @@ class Recorder:
     ) -> None:
         self.settings = settings
         self.keyring = keyring
+        self.service = service
         self._rules = settings.record_rules()
         self.on_begin: Callable[[], None] = _nothing
         """Called after each new stream began, outside the lock: starts the keeper thread."""

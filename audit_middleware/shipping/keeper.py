@@ -168,7 +168,6 @@ class _Line:
 class _DiskLine(_Line):
     def __init__(self, settings: Settings, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._service = settings.service or "unknown"
         self._announcer = Announcer(settings)
         self._spool = Spool(settings.spool_dir)
         self._own: str | None = None
@@ -209,7 +208,9 @@ class _DiskLine(_Line):
         if self._recorder.stream is None:
             return
         details = {"stream": stream, "torn_bytes": torn}
-        event = self._announcer.event(self._service, "audit.spool.adopted", "delivered for a dead process", details)
+        event = self._announcer.event(
+            self._recorder.service, "audit.spool.adopted", "delivered for a dead process", details
+        )
         with contextlib.suppress(JournalError):
             self._recorder.append(b"event", event)
 

@@ -132,7 +132,9 @@ def test_the_journal_of_a_dead_neighbour_is_adopted_and_the_adoption_recorded(se
     wait_until(lambda: not (spool / "streams" / stream).exists())
     (mine,) = [folder for folder in folders(spool) if folder.name == recorder.stream]
     wait_until(lambda: any(line["rec"].get("action") == "audit.spool.adopted" for line in parsed(mine)))
-    assert parsed(mine)[-1]["rec"]["details"] == {"stream": stream, "torn_bytes": 0}
+    said = next(line["rec"] for line in parsed(mine) if line["rec"].get("action") == "audit.spool.adopted")
+    assert said["details"] == {"stream": stream, "torn_bytes": 0}
+    assert said["service"] == parsed(mine)[0]["rec"]["service"] == "orders"
 
 
 @pytest.mark.parametrize("durability", ["journal", "fsync", "memory"])

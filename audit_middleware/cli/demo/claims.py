@@ -38,7 +38,8 @@ class Claims:
 def check_delivery(demo: Demo, traffic: Traffic, claims: Claims) -> None:
     """Every completed response has exactly one record, and it says the right thing."""
     requests = [line for line in ledger_lines(demo.data) if line["type"] == "request"]
-    by_client = Counter(line["rec"]["trace"].get("client_request_id") for line in requests)
+    named = [line["rec"]["trace"] for line in requests if "client_request_id" in line["rec"]["trace"]]
+    by_client = Counter(trace["client_request_id"] for trace in named)
     completed = traffic.completed
     once = [done for done in completed if by_client[done.client_id] == 1]
     twice = sum(1 for count in by_client.values() if count > 1)
