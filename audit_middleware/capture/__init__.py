@@ -12,12 +12,13 @@ from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
-from audit_middleware.capture.observer import MARK, Observer, begin_cgi
+from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
 
 __all__ = [
     "CONTEXT",
     "FAILED",
+    "HEADERS",
     "MARK",
     "ROUTE",
     "TRACEPARENT",
