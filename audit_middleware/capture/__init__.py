@@ -13,7 +13,7 @@ from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_
 from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
-from audit_middleware.capture.observer import MARK, Observer, begin_cgi
+from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
 from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
@@ -21,6 +21,7 @@ from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 __all__ = [
     "CONTEXT",
     "FAILED",
+    "HEADERS",
     "MARK",
     "ROUTE",
     "TRACEPARENT",

@@ -29,6 +29,8 @@ from audit_middleware.record import AuditRecord, Call, CallKind, Ended, Outcome,
 TRACEPARENT: Final = "traceparent"
 CONTEXT: Final = HEADER
 """The header, or key of metadata, that carries the context: what the application puts there itself goes nowhere."""
+_NO_ANSWER: Final = frozenset({1, 4, 14})
+"""CANCELLED, DEADLINE_EXCEEDED and UNAVAILABLE: what gRPC says itself where others raise."""
 
 _route: Final[ContextVar[str | None]] = ContextVar("audit_call_route", default=None)
 
@@ -101,14 +103,18 @@ class Outgoing:
         except ValueError:  # a coroutine whose event loop is gone is closed in somebody else's context
             LOGGER.debug("audit: a call of %s ended outside of its context", self.host)
 
-    def finish(self, status: int | None = None, error: BaseException | None = None) -> None:
+    def finish(
+        self, status: int | None = None, error: BaseException | None = None, *, reason: str | None = None
+    ) -> None:
         """Append the record, once; ``status`` is HTTP's or gRPC's, ``error`` what was raised. Never raises."""
         pipeline = self._pipeline
         if pipeline is None or self._is_finished:
             return
         self._is_finished = True
         try:
-            pipeline.recorder.append(b"call", self._record(status, error))
+            said = type(error).__name__ if error is not None else reason
+            ended: Ended = "exception" if error is not None or self._is_unanswered(status) else "complete"
+            pipeline.recorder.append(b"call", self._record(status, ended, said))
         except JournalError as lost:
             LOGGER.error("audit: a call of %s is not on record: %s", self.host, lost)
         except Exception as fault:  # noqa: BLE001 - containment, as above
@@ -144,16 +150,18 @@ class Outgoing:
         if isinstance(route, str) and (path is None or is_template_of(route, path)):
             self.route = route
 
-    def _record(self, status: int | None, error: BaseException | None) -> AuditRecord:
+    def _is_unanswered(self, status: int | None) -> bool:
+        return self.kind == "grpc" and status in _NO_ANSWER
+
+    def _record(self, status: int | None, ended: Ended, said: str | None) -> AuditRecord:
         origin, notes = self._origin, Plainer()
-        ended: Ended = "exception" if error is not None else "complete"
         of_status = outcome_from_grpc if self.kind == "grpc" else outcome_from_status
-        outcome: Outcome = of_status(status) if error is None or self.kind == "grpc" else "failure"
+        outcome: Outcome = "failure" if ended == "exception" else of_status(status)
         host = notes.cut(notes.text(self.host, "call.host"), MAX_ID, "call.host")
         method = notes.cut(notes.text(self.method, "call.method"), MAX_METHOD, "call.method")
         route = notes.cut(self.route, MAX_PATH, "call.route") if self.route is not None else None
         ip, verdict, peer = origin.source
-        reason = notes.cut(type(error).__name__, MAX_REASON, "reason") if error is not None else None
+        reason = notes.cut(said, MAX_REASON, "reason") if said is not None else None
         took = (time.perf_counter_ns() - self._started_ns) // 1000
         return AuditRecord(
             service=origin.service,

@@ -17,10 +17,9 @@ from audit_integrations.django.exchanges import exchange_at_hand, exchange_of
 from audit_integrations.django.users import described, named, note_signed_out
 from audit_middleware import AuditError, Pipeline
 from audit_middleware.capture import Exchange
+from audit_middleware.events import SIGN_IN, SIGN_OUT
 
 LOGGER: Final = logging.getLogger("audit_middleware")
-SIGN_IN: Final = "auth.sign_in"
-SIGN_OUT: Final = "auth.sign_out"
 HIJACK: Final = "auth.hijack"
 RELEASE: Final = "auth.release"
 
