@@ -27,10 +27,10 @@ ALICE = Principal("alice", "user", "session")
 class Shop:
     """An app, its worker and its journal."""
 
-    def __init__(self, folder, **given):
+    def __init__(self, folder, *, backend="cache+memory://", **given):
         self.folder = folder
         self.pipeline = make_pipeline(folder, **given)
-        self.app = Celery("shop", broker="memory://", backend="cache+memory://")
+        self.app = Celery("shop", broker="memory://", backend=backend)
         self.app.conf.update(task_default_queue=folder.name, broker_transport_options={"polling_interval": 0.02})
         self.audit = Audit(self.app, pipeline=self.pipeline)
 
@@ -125,6 +125,22 @@ def test_chains_chords_callbacks_and_retries_act_for_the_same_principal(shop):
         retried["task"]["id"],
         retried["trace"]["request_id"],
     )
+
+
+def test_the_body_of_a_chord_that_waits_by_polling_acts_for_whoever_sent_the_chord(tmp_path):
+    (tmp_path / "results").mkdir()
+    shop = Shop(tmp_path, backend=f"file://{tmp_path}/results")
+
+    def add(*numbers):
+        return 1
+
+    header, body = shop.task(add, name="shop.header"), shop.task(add, name="shop.body")
+    with shop.request():
+        chord(group(header.s(), header.s()), body.s())(countdown=0, interval=0.1)
+    with shop.working():
+        found = shop.wait(3)
+    assert [(each["action"], each["principal"]["id"]) for each in found][-1] == ("shop.body", "alice")
+    assert [each for each in found if "defects" in each] == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Celery's workers as real processes on a real broker, killed and revoked while they work."""
 
 import os
+import secrets
 import signal
 
 import pytest
 from celery import Celery
 
 from audit_integrations.celery import Audit
+from tests.capture.kit import journal_lines
+from tests.workers.broker import free_port
 from tests.workers.conftest import Place
 
 pytestmark = pytest.mark.workers
+TOKEN = secrets.token_urlsafe(24)
 APP = (
     "celery",
     "-A",
@@ -68,7 +72,34 @@ def test_one_process_for_each_task_loses_no_record(place, sender):
     place.stop()
     assert len(place.lines("attempt")) == 12
     assert len({record["trace"]["request_id"].partition(".")[0] for record in found}) == 12
+    assert len([line for line in journal_lines(place.folder) if line["type"] == "close"]) >= 12
     place.verify()
+
+
+def test_what_a_process_leaves_behind_is_delivered_by_the_main_process(place, sender):
+    """The last process of the pool that ran a task is gone, and no other one writes a record after it."""
+    url = f"http://127.0.0.1:{free_port()}"
+    data = place.folder / "data"
+    listen = (
+        "--data",
+        str(data),
+        "--listen",
+        url.removeprefix("http://"),
+        "--name",
+        "test",
+        "--guard",
+        str(place.folder / "guard"),
+    )
+    place.start("audit_middleware", "collect", *listen, AUDIT_TOKENS=f"apps:{TOKEN}:shop:ingest")
+    place.environ |= {"AUDIT_COLLECTOR_URL": url, "AUDIT_TOKEN": TOKEN}
+    start(place, "prefork", "--max-tasks-per-child=1")
+    sent = [sender.send("add", number).id.encode() for number in range(4)]
+
+    def is_delivered():
+        entries = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file() and "log" in path.parts)
+        return all(id_ + b'","queue":"celery","run":1,"duration_us"' in entries for id_ in sent)
+
+    place.until(is_delivered)
 
 
 def test_a_killed_process_is_on_record_and_its_task_is_named(place, sender):

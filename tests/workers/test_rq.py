@@ -9,6 +9,7 @@ from rq import Queue, Retry
 from rq.command import send_stop_job_command
 
 from audit_integrations.rq import AuditJob, configure
+from tests.capture.kit import journal_lines
 from tests.workers import shop_rq
 
 pytestmark = pytest.mark.workers
@@ -50,6 +51,8 @@ def test_every_run_is_on_record_for_whom_it_was_enqueued(place, queue, worker):
     assert late in {each["task"]["id"] for each in found}
     assert {each["principal"]["id"] for each in found} == {"alice"}
     assert [each for each in found if "defects" in each] == []
+    closed = len([line for line in journal_lines(place.folder) if line["type"] == "close"])
+    assert closed == len({each["trace"]["request_id"].partition(".")[0] for each in found})
     place.verify()
 
 

@@ -48,6 +48,7 @@ class Audit:
         app.on_after_finalize.connect(self._prepare, weak=False)
         signals.worker_init.connect(self._prepare_worker, weak=False)
         signals.worker_ready.connect(self._ship, weak=False)
+        signals.worker_process_shutdown.connect(self._close, weak=False)
         signals.before_task_publish.connect(self._send, weak=False)
         signals.task_revoked.connect(self._revoked, weak=False)
         if getattr(app, "finalized", False):
@@ -68,6 +69,10 @@ class Audit:
         """Deliver what the processes of the pool leave: the last one of them has nobody after it."""
         if sender.app is self.app:
             self.runs.pipeline.start()
+
+    def _close(self, **_: object) -> None:
+        """Close the stream of a process of the pool that ends in peace: it ends by ``os._exit``."""
+        self.runs.pipeline.recorder.close()
 
     def _send(self, sender: object = None, headers: dict[str, Any] | None = None, **_: object) -> None:
         """A task is about to be sent; its id is in the headers since version 2 of Celery's message protocol."""

@@ -119,6 +119,14 @@ class _Watching:
         _runs().pipeline.start()
         return super().work(*arguments, **named)  # type: ignore[misc] # of the worker beside this class
 
+    def perform_job(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - RQ's own
+        """Run a job; a work-horse closes its stream after it, because it ends by ``os._exit``."""
+        try:
+            return super().perform_job(*arguments, **named)  # type: ignore[misc] # of the worker beside this class
+        finally:
+            if getattr(self, "_is_horse", False):
+                _runs().pipeline.recorder.close()
+
     def handle_work_horse_killed(self, job: Any, *arguments: Any) -> None:  # noqa: ANN401 - a job of any class
         """The process that ran ``job`` is gone, and left an attempt."""
         _runs().end(_begin(job), "killed", "WorkHorseKilled", _began(job))
