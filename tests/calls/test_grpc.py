@@ -224,7 +224,7 @@ def test_a_call_and_the_request_that_it_is_are_joined(serve, call, exchange, tmp
     (made,), (served,) = records(tmp_path, "call"), server.requests
     assert made["call"] | {"duration_us": 0} == {
         "kind": "grpc", "method": "POST", "host": "localhost", "route": "/shop.Billing/Charge", "status": 0,
-        "duration_us": 0, "ended": "complete",
+        "duration_us": 0, "ended": "complete", "carried": True,
     }  # fmt: skip
     assert served["principal"] == {"id": "orders", "type": "service", "auth": "context", "on_behalf_of": "alice"}
     assert served["cause"]["span_id"] == made["trace"]["span_id"] == served["trace"]["parent_span_id"]

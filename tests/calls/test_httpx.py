@@ -56,7 +56,7 @@ def test_a_call_is_on_record_without_path_query_and_body(server, exchange, tmp_p
     (record,) = records(tmp_path, "call")
     assert record["call"] | {"duration_us": 0} == {
         "kind": "http", "method": "POST", "host": "localhost", "route": "/invoices/{id}", "status": 200,
-        "duration_us": 0, "ended": "complete",
+        "duration_us": 0, "ended": "complete", "carried": True,
     }  # fmt: skip
     assert (record["principal"]["id"], record["outcome"]) == ("alice", "success")
     text = json.dumps(record)

@@ -118,7 +118,7 @@ class Joining:
         """Newest time of a request that was forgotten before its call came: calls up to then prove nothing."""
 
         self._due: deque[tuple[float, str]] = deque()
-        self._changed: set[tuple[str, str]] = set()
+        self._changed = set(self._pairs)  # what changed at the end of the last process life may not have been told
         self._replayed: list[Span] = []
         self.restart(now)
 

@@ -5,7 +5,7 @@ import secrets
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from audit_middleware.collector.monitor import joining
@@ -221,6 +221,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([("call", 0), ("request", 1), ("wait", 60), ("call", 1), ("restart", 1)])
 def test_in_the_end_exactly_the_calls_without_a_request_are_missing_and_what_came_twice_is_replayed(steps):
     bench, calls, requests = Bench(), set(), {}
     for what, number in steps:
