@@ -127,11 +127,8 @@ class Outgoing:
         self._pipeline = pipeline
         self._origin: Exchange = before if before is not None else Work(pipeline, self.host, "function")
         trace_id, parent, _ = traced(self._origin)
-        self._trace: tuple[str, str, str | None] = (
-            trace_id,
-            secrets.token_hex(8),
-            parent,
-        )  # W3C Trace Context, 3.2.2
+        span_id = secrets.token_hex(8)  # W3C Trace Context, section 3.2.2.4: 8 bytes
+        self._trace: tuple[str, str, str | None] = (trace_id, span_id, parent)
         given = parse_traceparent(traceparent.encode("latin-1", "replace")) if traceparent else None
         if given is not None and given[0] is not None:
             self._trace = (given[0], given[2] or self._trace[1], parent if given[0] == trace_id else None)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
-from threading import Lock
+from contextlib import suppress
 from typing import Final
 
 from audit_middleware.capture.exchange import Exchange
@@ -30,27 +29,28 @@ _REMEMBERED: Final = 10_000
 
 
 class Replays:
-    """The contexts that this process has seen lately: each is good for one call, or one run of a task."""
+    """The contexts that this process has seen lately: each is good for one call, or one run of a task.
+
+    Safe from any thread, without a lock, which a fork could leave held for ever in the child.
+    """
 
     def __init__(self, limit: int = _REMEMBERED) -> None:
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: dict[str, object] = {}
         self._limit = limit
-        self._lock = Lock()
 
     def is_seen(self, text: str) -> bool:
         """Say whether this context came before, and remember it."""
-        with self._lock:
-            if text in self._seen:
-                return True
-            self._seen[text] = None
-            if len(self._seen) > self._limit:
-                self._seen.popitem(last=False)
-            return False
+        mine = object()
+        if self._seen.setdefault(text, mine) is not mine:  # one step: of two threads one is the first
+            return True
+        while len(self._seen) > self._limit:
+            with suppress(RuntimeError, StopIteration):  # another thread has remembered or forgotten one meanwhile
+                self._seen.pop(next(iter(self._seen)), None)
+        return False
 
     def forget(self, text: str) -> None:
         """Forget a context whose work did not take place, and comes again."""
-        with self._lock:
-            self._seen.pop(text, None)
+        self._seen.pop(text, None)
 
 
 def call_purpose(method: str) -> str:

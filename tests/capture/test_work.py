@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from audit_middleware import AuditMiddleware, ConfigurationError, Principal, audited, current_audit
 from audit_middleware.capture.calls import Outgoing
-from audit_middleware.capture.carrying import HEADER, sealed_context, task_purpose
+from audit_middleware.capture.carrying import HEADER, Replays, sealed_context, task_purpose
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.work import Work, run
 from audit_middleware.errors import RequestRefused
@@ -262,3 +262,27 @@ def test_a_call_that_fails_is_a_failure_and_a_full_disk_does_not_fail_it(tmp_pat
     make_pipeline(tmp_path / "full", files=full())
     Outgoing("http", "GET", "example.com").finish(200)
     assert pipeline.problem_count == 0
+
+
+def test_of_threads_that_bring_one_context_at_once_one_is_believed_and_memory_is_bounded():
+    replays, believed = Replays(limit=5000), []
+    start = threading.Barrier(8)
+
+    def bring():
+        start.wait()
+        believed.extend(text for text in map(str, range(40)) if not replays.is_seen(text))
+        start.wait()
+        for number in range(2000):
+            replays.is_seen(f"{threading.get_ident()} {number}")
+
+    threads = [threading.Thread(target=bring) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {believed.count(text) for text in map(str, range(40))} == {1}
+    assert len(replays._seen) <= 5000
+    replays.is_seen("again")
+    assert replays.is_seen("again")
+    replays.forget("again")
+    assert not replays.is_seen("again")
