@@ -177,12 +177,9 @@ def _work(rules: Rules, name: str) -> Work | None:
         return None
     pipeline = before.gate if before is not None and isinstance(before.gate, Pipeline) else pipeline_at_hand()
     work = Work(pipeline, rules.action or name, "function")
-    work.on_failure = rules.on_failure
-    work.exemption = rules.exemption
+    work.heed(rules)
     if before is not None:
         work.follow(before)
-    if rules.principal is not None:
-        work.principal = rules.principal
     return work
 
 

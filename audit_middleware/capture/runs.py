@@ -62,11 +62,7 @@ class Runs:
             work.believe(sealed if isinstance(sealed, str) else "", pipeline)
             if is_new and work.cause is not None and self._replays.is_seen(f"{sealed} {tries}"):
                 work.disbelieve("context.replayed")
-        rules = rules_of(function)
-        if rules is not None:
-            work.action, work.exemption, work.on_failure = rules.action, rules.exemption, rules.on_failure
-            if rules.principal is not None:
-                work.principal = rules.principal
+        work.heed(rules_of(function))
         return work
 
     def again(self, work: Work, sealed: object) -> None:

@@ -17,6 +17,7 @@ from audit_middleware.capture import refusal
 from audit_middleware.capture.carrying import TASK_AGE, believe, task_purpose, traced
 from audit_middleware.capture.exchange import MAX_ACTION, Exchange, enter, leave
 from audit_middleware.capture.meaning import MAX_ID, said_outcome, said_resource
+from audit_middleware.capture.rules import Rules
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.errors import RequestRefused
 from audit_middleware.pipeline import LOGGER, Pipeline
@@ -86,6 +87,14 @@ class Work(Exchange):
         self.source = (exchange.source[0], "carried", UNKNOWN) if exchange.source[0] != UNKNOWN else self.source
         if self.trace[0] is None:
             self.trace = (trace_id, None, span_id)
+
+    def heed(self, rules: Rules | None) -> None:
+        """Go by what `audited` was told of the function that is about to run, if it was told anything."""
+        if rules is None:
+            return
+        self.action, self.exemption, self.on_failure = rules.action, rules.exemption, rules.on_failure
+        if rules.principal is not None:
+            self.principal = rules.principal
 
     def failed(self, error: BaseException) -> None:
         """Note that the work raised ``error``."""

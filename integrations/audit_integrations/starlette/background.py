@@ -34,11 +34,7 @@ def audit_background() -> None:
         work = Work(pipeline, str(getattr(task.func, "__qualname__", task.func)), "background")
         if exchange is not None:
             work.follow(exchange)
-        rules = rules_of(task.func)
-        if rules is not None:
-            work.action, work.exemption, work.on_failure = rules.action, rules.exemption, rules.on_failure
-            if rules.principal is not None:
-                work.principal = rules.principal
+        work.heed(rules_of(task.func))
         with run(work, pipeline):
             await call(task)
 
