@@ -16,6 +16,7 @@ from audit_middleware.collector_record import (
     Retained,
     Reviewed,
 )
+from audit_middleware.inventory_record import Inventory
 from audit_middleware.record import APPLICATION_TYPES, AuditRecord, Counters, Dropped, Opened, Payload
 
 PAYLOADS: Final[dict[str, type[Payload]]] = {
@@ -24,6 +25,7 @@ PAYLOADS: Final[dict[str, type[Payload]]] = {
     "beat": Counters,
     "close": Counters,
     "drop": Dropped,
+    "coverage": Inventory,
     "ingest": Ingested,
     "gap": GapFound,
     "conflict": ConflictFound,
