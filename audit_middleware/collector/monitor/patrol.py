@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
-from audit_middleware.collector.storage import Store
+from audit_middleware.collector.storage import Store, read_cost
 from audit_middleware.errors import BadLedger, BadSignature, StorageError, StoreUnavailable, VerificationError
 from audit_middleware.tlog.checkpoint import Checkpoint, open_checkpoint
 from audit_middleware.tlog.merkle import HASH_SIZE, leaf_hash, root_of, tree_root
@@ -94,8 +94,15 @@ def units(size: int, start: Unit | None = None) -> Iterator[Unit]:
         yield from (Unit(level, index) for index in range(begin, count))
 
 
-def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Damage | None, int]:
-    """Return what is wrong with a unit, None when it is good, and the bytes that were read.
+class Spent(NamedTuple):
+    """What looking cost: the bytes that were read, and those that the reads themselves are worth besides."""
+
+    bytes: int
+    overhead: int
+
+
+def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Damage | None, Spent]:
+    """Return what is wrong with a unit, None when it is good, and what that cost.
 
     ``suspects`` are tiles that are damaged: what they say of those below is no evidence. A damaged tile joins them.
     """
@@ -113,7 +120,7 @@ def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Dama
     suspects.discard(unit)
     if damage is not None and unit.level:
         suspects.add(unit)
-    return damage, meter.bytes
+    return damage, Spent(meter.bytes, meter.reads * read_cost(log.store))
 
 
 def check_edge(log: PatrolledLog) -> list[Damage]:
@@ -152,7 +159,7 @@ def check_archived(log: PatrolledLog, key: str, suspects: set[Unit]) -> Damage |
 
 
 def newest(size: int, turn: int) -> list[Unit]:
-    """Return the bundles at the end of a log to look at in this turn; all of them in four turns."""
+    """Return the bundles at the end of a log to look at this time; all of them in four times."""
     last = (size - 1) // WIDTH
     others = min(NEWEST - 1, last)
     behind = [last - 1 - (turn * (AT_ONCE - 1) + number) % others for number in range(AT_ONCE - 1)] if others else []
@@ -199,9 +206,11 @@ class _Meter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.bytes = 0
+        self.reads = 0
 
     def get(self, key: str) -> bytes | None:
         data = self._store.get(key)
+        self.reads += 1
         self.bytes += len(data or b"")
         return data
 

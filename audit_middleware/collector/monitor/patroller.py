@@ -26,6 +26,7 @@ from audit_middleware.collector.monitor.patrol import (
     newest,
     units,
 )
+from audit_middleware.collector.storage import read_cost
 from audit_middleware.errors import AuditError, StorageError, StoreUnavailable
 from audit_middleware.tlog.tiles import WIDTH
 
@@ -34,6 +35,9 @@ PAUSE_SECONDS: Final = 10.0
 """Between two passes; a small store would else be read without end."""
 
 WORM_SECONDS: Final = 60.0
+REMOTE_TURNS: Final = 3
+"""Where a read is a request over a network, what is new is looked at in every third turn: still within five seconds."""
+
 SHARE: Final = 0.5
 """Of each second at most; a slow disk is given its rest."""
 
@@ -82,8 +86,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 class Patroller:
     """Looks at every log again and again, and reports. `turn` is one second's work; a thread of its own calls it.
 
-    ``logs`` lists those that hold something. The pass has ``bytes_per_second`` to itself; what is new costs a few
-    bundles of each log more.
+    ``logs`` lists those that hold something. The pass has ``bytes_per_second`` to itself, of which a read over a
+    network takes what it costs; what is new costs a few bundles of each log more.
     """
 
     def __init__(
@@ -151,8 +155,11 @@ class Patroller:
 
     def _reach(self, log: PatrolledLog) -> bool:
         """Look at what is new in a log; say whether its store is there."""
+        every = REMOTE_TURNS if read_cost(log.store) else 1
+        if self._turns % every and log.origin in self._reached:
+            return True
         try:
-            self.bytes += self._look_at_newest(log)
+            self._look_at_newest(log, self._turns // every)
         except StoreUnavailable as error:
             self._miss(log.origin, error)
             return False
@@ -175,7 +182,6 @@ class Patroller:
             if step is not None:
                 self._is_stuck = False
             spent += step or 0
-        self.bytes += spent
 
     def _miss(self, origin: str, error: StoreUnavailable) -> None:
         self._reached.discard(origin)
@@ -189,13 +195,11 @@ class Patroller:
                 _log.exception("the patrol of the store failed, and goes on")
                 self._steps = iter(())
 
-    def _look_at_newest(self, log: PatrolledLog) -> int:
-        spent = 0
+    def _look_at_newest(self, log: PatrolledLog, number: int) -> None:
         for damage in check_edge(log):
             self._tell(log, damage)
-        for unit in newest(log.checkpoint().size, self._turns):
-            spent += self._check(log, unit)
-        return spent
+        for unit in newest(log.checkpoint().size, number):
+            self._check(log, unit)
 
     def _begin_pass(self) -> bool:
         """Begin the next pass, or take up the one that a restart cut off; say whether there is one to begin."""
@@ -208,7 +212,7 @@ class Patroller:
         return True
 
     def _pass(self, began: float) -> Iterator[int]:
-        """Look at everything, yielding the bytes that each step read."""
+        """Look at everything, yielding what each step cost, in bytes."""
         at = self.patrolled
         start = Unit(at.level, at.index) if at.level >= 0 else None
         for log in sorted(self._logs(), key=lambda each: each.origin):
@@ -228,10 +232,11 @@ class Patroller:
         self._pass_at = self._monotonic() + PAUSE_SECONDS
 
     def _check(self, log: PatrolledLog, unit: Unit) -> int:
-        damage, read = check_unit(log, unit, self._suspects.setdefault(log.origin, set()))
+        damage, spent = check_unit(log, unit, self._suspects.setdefault(log.origin, set()))
+        self.bytes += spent.bytes
         if damage is not None:
             self._tell(log, damage)
-        return read
+        return sum(spent)
 
     def _tell(self, log: PatrolledLog, damage: Damage) -> None:
         """Report what was found, unless the log has expired while it was looked at: then its files may go."""
@@ -247,7 +252,8 @@ class Patroller:
                 damage = check_archived(log, key, self._suspects.get(log.origin, set()))
                 if damage is not None:
                     self._tell(log, damage)
-                yield ARCHIVED_BYTES
+                self.bytes += ARCHIVED_BYTES
+                yield ARCHIVED_BYTES + read_cost(log.store)
         except StoreUnavailable:
             raise
         except StorageError as error:

@@ -43,6 +43,14 @@ class BatchStore(Store, Protocol):
 
 
 @runtime_checkable
+class RemoteStore(Store, Protocol):
+    """A store for which every read is a request over a network."""
+
+    read_cost: int
+    """What one costs besides what it reads, as bytes of a local file."""
+
+
+@runtime_checkable
 class RetainingStore(Store, Protocol):
     """A store that guards partial tiles for a short time only, because wider ones usually follow."""
 
@@ -76,3 +84,8 @@ def keep(store: Store, keys: Iterable[str]) -> None:
     """Tell a store that nothing may follow these partial tiles."""
     if isinstance(store, RetainingStore):
         store.keep(keys)
+
+
+def read_cost(store: Store) -> int:
+    """Return what a read costs besides its bytes, in bytes: nothing in a local store."""
+    return store.read_cost if isinstance(store, RemoteStore) else 0

@@ -36,6 +36,9 @@ from audit_middleware.errors import AlreadyStored, StorageError, StoreUnavailabl
 
 TAKEN: Final = frozenset({409, 412})
 """Status of a create-only put that came second: the key is there, or another writer is about to finish."""
+READ_COST: Final = 512 * 1024
+"""A listing and a get take about 3 ms of the collector's processor, in which a disk gives as much and more."""
+
 _ROUNDS: Final = 5  # of a put that races with others, or is told of an object that nobody has
 _PAUSE: Final = 0.05
 _NEAR: Final = 1000
@@ -82,6 +85,8 @@ class S3Store:
     key is the one that counts, because that is the one that `put` created: a delete marker or a newer version over it
     changes nothing, is named in ``strange`` and logged as critical.
     """
+
+    read_cost = READ_COST
 
     def __init__(
         self,

@@ -293,6 +293,64 @@ def test_old_damage_is_found_within_one_pass_and_new_damage_within_five_turns(ke
     assert entries_path(200) in {each.path for each in found if isinstance(each, Damage)}
 
 
+class Remote(FileStore):
+    """A store whose reads are requests; it counts them."""
+
+    read_cost = 50_000
+    reads = 0
+
+    def get(self, key):
+        self.reads += 1
+        return super().get(key)
+
+
+def test_a_pass_over_a_network_keeps_to_a_rate_that_counts_its_reads(kept):
+    kept.store = Remote(kept.folder / "log")
+    clock, found = Clock(), []
+    patroller = Patroller(lambda: [kept], 100_000, found.append, wall=clock, monotonic=clock)
+    turns(patroller, clock, 60)
+    a_look = 30  # five bundles, their tiles, and the edge
+    assert 60 < kept.store.reads < 60 * 5 + 20 * a_look
+    assert found == [THERE]
+    turns(patroller, clock, 400)
+    assert any(isinstance(each, PassEnded) for each in found)
+
+
+def test_new_damage_is_found_in_the_third_turn_over_a_network_too(kept):
+    kept.store = Remote(kept.folder / "log")
+    clock, found = Clock(), []
+    patroller = Patroller(lambda: [kept], 1000, found.append, wall=clock, monotonic=clock)
+    for offset in range(3):
+        turns(patroller, clock, offset + 1)
+        kept.flip(entries_path(SIZE // WIDTH, SIZE % WIDTH), at=50)
+        turns(patroller, clock, 3)
+        kept.flip(entries_path(SIZE // WIDTH, SIZE % WIDTH), at=50)
+        assert {each.path for each in found if isinstance(each, Damage)} == {entries_path(SIZE // WIDTH, SIZE % WIDTH)}
+        found.clear()
+    kept.flip(entries_path(SIZE // WIDTH - 12), at=50)
+    turns(patroller, clock, 12)
+    assert entries_path(SIZE // WIDTH - 12) in {each.path for each in found if isinstance(each, Damage)}
+
+
+def test_a_store_over_a_network_that_is_away_is_asked_every_turn_until_it_answers(kept):
+    class Gone(Remote):
+        is_away = True
+
+        def get(self, key):
+            if self.is_away:
+                raise StoreUnavailable(DEAF)
+            return super().get(key)
+
+    kept.store = Gone(kept.folder / "log")
+    clock, found = Clock(), []
+    patroller = Patroller(lambda: [kept], 1000, found.append, wall=clock, monotonic=clock)
+    turns(patroller, clock, 5)
+    assert found == [Damage("store", kept.origin, "store", DEAF)] * 5
+    kept.store.is_away = False
+    turns(patroller, clock, 1)
+    assert found[5:] == [THERE]
+
+
 class Broken(FileStore):
     """A disk that cannot read some files."""
 
