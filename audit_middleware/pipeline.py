@@ -11,10 +11,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from audit_middleware import config
+from audit_middleware.capture.coverage import EntryPoint
+from audit_middleware.capture.declared import Declaration, Declared
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.exemption import today
 from audit_middleware.config import Settings
@@ -41,6 +43,8 @@ class Pipeline:
         """Requests whose record could not be built as it should have been; a minimal one was written instead."""
         self._own_recorder = Recorder(settings, keyring or settings.keyring(), service=self.service, files=files)
         self._keeper = Keeper(settings, self._own_recorder)
+        self._declared = Declared(self._own_recorder, self.contain)
+        self._own_declarations: list[Declaration] = []
         self.recorder: Recorder
         self.is_waiting: bool
         """Whether a response waits for more than the journal."""
@@ -141,8 +145,31 @@ class Pipeline:
         """Start the keeper before the first record: in a process that ships what its short-lived children leave."""
         self._start()
 
+    def declare(self, component: str, find: Callable[[], Iterable[EntryPoint]], packages: Iterable[str] = ()) -> None:
+        """Declare what else can be called in this process, in ``coverage`` records: your own framework, or models.
+
+        ``component`` tells it apart from what the service declares elsewhere. ``find`` is called when the stream has
+        begun, on another thread, and again in a process that is forked; what it raises is logged. ``packages`` are
+        distributions whose versions matter. What is declared twice under one name is said as one.
+        """
+        declaration = Declaration(component, find, tuple(packages))
+        self._own_declarations.append(declaration)
+        self.take(declaration)
+
+    def take(self, declaration: Declaration) -> None:
+        """Do the same with what lives as long as its owner: it is said once in each process that writes a stream."""
+        self._declared.add(declaration)
+        if self._own_recorder.stream is not None:
+            self._say_declared()
+
+    def announce(self) -> None:
+        """Begin the stream with what is declared, if anything is, before the first request: nothing waits for it."""
+        if self.recorder is self._own_recorder and not self._declared.is_empty:
+            self._start()
+
     def close(self) -> None:
         """Stop the keeper, seal the ``close`` record, try once more to deliver: two seconds at most. Never raises."""
+        self._declared.finish()
         self._keeper.stop()
 
     def _unconfirmed(self, seq: int, exchange: Exchange) -> bool:
@@ -168,7 +195,7 @@ class Pipeline:
             defects=["record", "principal", "action", "outcome", "resource"],
         )
 
-    def contain(self, what: str, error: Exception) -> None:
+    def contain(self, what: str, error: BaseException) -> None:
         """The one place where an error of our own ends: counted and logged; policy decides as for a full disk."""
         self.problem_count += 1
         LOGGER.error("audit: could not build %s", what, exc_info=error)
@@ -189,6 +216,11 @@ class Pipeline:
                 LOGGER.warning("%s: %s (%s)", *problem)
             atexit.register(self.close)
         self._keeper.start()
+        self._say_declared()
+
+    def _say_declared(self) -> None:
+        if self.recorder is self._own_recorder:  # what tests look at is what the application did
+            self._declared.begin()
 
 
 _newest: weakref.ref[Pipeline] | None = None

@@ -3,6 +3,7 @@
 What is named here is what an adapter of your own needs: `Observer` knows the settings and begins an `Exchange`,
 its pipeline admits and concludes it, `enter` and `leave` make it current in between. `Outgoing` is a call to others.
 For workers and whatever else runs without a request `Runs` knows the settings and begins `Work`, which `run` runs.
+A `Declaration` says what can be called: `EntryPoint` by `EntryPoint`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
+from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
@@ -19,6 +22,7 @@ from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 
 __all__ = [
+    "ANY",
     "CONTEXT",
     "FAILED",
     "HEADERS",
@@ -29,6 +33,8 @@ __all__ = [
     "Answer",
     "AsyncBody",
     "Body",
+    "Declaration",
+    "EntryPoint",
     "Exchange",
     "Observer",
     "Outgoing",

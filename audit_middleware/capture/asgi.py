@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
+from audit_middleware.capture.entry_points import declaration_of, title_of
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
 from audit_middleware.capture.observer import HEADERS, MARK, MAX_PORT, Observer
@@ -40,18 +41,19 @@ class AuditMiddleware:
     ) -> None:
         self.app = app
         self._observer = Observer(pipeline, identify, settings)
+        self._pipeline: Pipeline | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Observe one connection."""
         kind = scope["type"]
         if kind == "lifespan":
-            await self.app(scope, receive, self._drain_at_shutdown(send))
+            await self.app(scope, receive, self._follow_lifespan(scope, send))
             return
         if kind not in _OBSERVED or MARK in scope:  # the mark: an outer AuditMiddleware observes this one
             await self.app(scope, receive, send)
             return
         observer = self._observer
-        pipeline = observer.pipeline or self.pipeline(scope)
+        pipeline = self._pipeline or self.pipeline(scope)
         exchange = _begin(observer, pipeline, scope)
         connection = Connection(observer, pipeline, exchange, scope, receive, send)
         if not observer.admits(pipeline, exchange, lambda: endpoint_of(scope)):
@@ -74,13 +76,30 @@ class AuditMiddleware:
             await connection.refuse()
 
     def pipeline(self, scope: Scope) -> Pipeline:
-        """Return the pipeline, made with the first connection because only that knows the app's title."""
-        return self._observer.pipeline_of(lambda: _title(scope))
+        """Return the pipeline, made with the first connection because only that knows the app, and its title."""
+        if self._pipeline is None:
+            pipeline = self._observer.pipeline_of(lambda: title_of(scope.get("app")) or title_of(self.app))
+            try:
+                declaration = declaration_of(self.app, scope)
+            except Exception as error:  # noqa: BLE001 - an application's own attributes may raise anything
+                pipeline.contain("an inventory", error)
+            else:
+                if declaration is not None:
+                    self._observer.declare(declaration)
+            self._pipeline = pipeline
+        return self._pipeline
 
-    def _drain_at_shutdown(self, send: Send) -> Send:
-        """Several servers never run ``atexit`` in a worker; the end of the lifespan is where they let us drain."""
+    def _follow_lifespan(self, scope: Scope, send: Send) -> Send:
+        """Say what can be called when a worker has started, and drain when it ends.
+
+        Several servers never run ``atexit`` in a worker; the end of the lifespan is where they let us drain.
+        """
+        is_outermost = MARK not in scope  # an outer AuditMiddleware observes the requests, and declares
+        scope[MARK] = None
 
         async def observed(message: Message) -> None:
+            if is_outermost and message["type"] == "lifespan.startup.complete":
+                self.pipeline(scope).announce()
             pipeline = self._observer.pipeline
             if pipeline is not None and message["type"] == "lifespan.shutdown.complete":
                 await asyncio.to_thread(pipeline.close)
@@ -116,8 +135,3 @@ def _client(client: Any) -> tuple[str | None, int | None]:  # noqa: ANN401 - ser
         return (str(host) or None), port if 0 <= port <= MAX_PORT else None
     except (TypeError, ValueError):
         return None, None
-
-
-def _title(scope: Scope) -> str | None:
-    title = getattr(scope.get("app"), "title", None)
-    return title if isinstance(title, str) and title != "FastAPI" else None

@@ -7,19 +7,22 @@ from datetime import date
 from typing import Any, Final, Literal, NamedTuple
 
 from audit_middleware.capture.exemption import Exemption
+from audit_middleware.inventory_record import ANY, EntryKind, reached
 from audit_middleware.record import AuditRecord
 
-Kind = Literal["http", "websocket"]
+__all__ = ["ANY", "COVERED", "Covered", "EntryPoint", "State", "Tally", "percentage"]
+
 State = Literal["audited", "defects", "exempt", "expired", "unseen"]
-ANY: Final = "*"
-"""The method of an entry point that takes all of them."""
 COVERED: Final = frozenset({"audited", "exempt"})
 
 
 class EntryPoint(NamedTuple):
-    """One way into an application, as its router has it; ``route`` is spelled as on record."""
+    """One way into an application; ``route`` is spelled as on record, and is the name of a task, command or model.
 
-    kind: Kind
+    ``method`` is `ANY` for one that takes all of them, or has none.
+    """
+
+    kind: EntryKind
     method: str
     route: str
     name: str
@@ -57,11 +60,10 @@ class Tally:
         self._seen: dict[tuple[str, str, str], tuple[int, set[str]]] = {}
 
     def note(self, record: AuditRecord) -> None:
-        """Count one ``request`` record; others have no route and do not count."""
-        http = record.http
-        if http is not None:
-            kind = "websocket" if http.protocol == "websocket" else "http"
-            self.add(kind, http.method, http.route, 1, record.defects or ())
+        """Count one record of an entry point that was reached; no ``attempt``, which has no end yet."""
+        entry = reached(_type_of(record), record)
+        if entry is not None:
+            self.add(*entry, 1, record.defects or ())
 
     def add(self, kind: str, method: str, route: str, records: int, defects: Iterable[str]) -> None:
         """Count several records at once, such as another process has counted."""
@@ -86,6 +88,14 @@ class Tally:
         count = sum(number for number, _ in found)
         defects = tuple(sorted(set().union(*(names for _, names in found))))
         return Covered(point, _state(point.exemption, count, defects, today), count, defects)
+
+
+def _type_of(record: AuditRecord) -> str:
+    if record.task is not None:
+        return "task"
+    if record.call is not None:
+        return "call"
+    return "request" if record.http is not None else "event"
 
 
 def percentage(covered: Sequence[Covered]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from audit_middleware import config
 from audit_middleware.capture.carrying import CALL_AGE, Replays, believe, call_purpose
 from audit_middleware.capture.client_address import AddressResolver
+from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
@@ -60,6 +61,7 @@ class Observer:
         self.request_id_header = self.settings.request_id_header
         self.header_name = self.request_id_header.lower().encode()
         """The same as ASGI spells it."""
+        self._declarations: list[Declaration] = []
         self._replays = Replays()
         self._addresses = AddressResolver(self.settings.trusted_proxies, self.settings.forwarded_header)
 
@@ -68,7 +70,15 @@ class Observer:
         if self.pipeline is None:
             service = self.settings.service or title() or os.path.basename(os.getcwd()) or "unknown"
             self.pipeline = shared_pipeline(self.settings, service, self._keyring)
+            for declaration in self._declarations:
+                self.pipeline.take(declaration)
         return self.pipeline
+
+    def declare(self, declaration: Declaration) -> None:
+        """Declare what can be called here, for as long as this observer lives; nothing is opened or started."""
+        self._declarations.append(declaration)
+        if self.pipeline is not None:
+            self.pipeline.take(declaration)
 
     def admits(self, pipeline: Pipeline, exchange: Exchange, view: Callable[[], object]) -> bool:
         """Append the attempt record; say whether the application may run.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from audit_middleware.capture.carrying import Replays, sealed_context, task_purpose
+from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, exchange_at_hand
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.rules import rules_of
@@ -38,6 +39,10 @@ class Runs:
     def pipeline(self) -> Pipeline:
         """The pipeline, made when it is first asked for: in the process that runs the work."""
         return self._observer.pipeline_of(self._title)
+
+    def declare(self, declaration: Declaration) -> None:
+        """Declare what can run here, for as long as this adapter lives; nothing is opened or started."""
+        self._observer.declare(declaration)
 
     def begin(  # noqa: PLR0913 - what brokers say of a run, by name
         self,

@@ -14,6 +14,7 @@ from typing import Any, Final
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, Body, Environ
 from audit_middleware.capture.body import Tee, is_asked
+from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.errors import JournalError
@@ -32,8 +33,8 @@ class AuditWSGIMiddleware:
     """Record every request of a WSGI app.
 
     ``identify`` is called with the environ after the app ran and names the principal when the app did not; ``title``
-    names the service when no setting does; ``find_view`` says which function would be called, for policies of views.
-    Everything else are settings (`audit_middleware.config.Settings`), for
+    names the service when no setting does; ``find_view`` says which function would be called, for policies of views;
+    ``declares`` is what can be called at all. Everything else are settings (`audit_middleware.config.Settings`), for
     what the environment should not decide. Raises `ConfigurationError` for settings that are wrong or contradict each
     other.
     """
@@ -45,6 +46,7 @@ class AuditWSGIMiddleware:
         identify: Callable[[Environ], object] | None = None,
         title: str | None = None,
         find_view: Callable[[Environ], object] = lambda _environ: None,
+        declares: Declaration | None = None,
         pipeline: Pipeline | None = None,
         **settings: Any,  # noqa: ANN401 - settings of any type
     ) -> None:
@@ -52,6 +54,8 @@ class AuditWSGIMiddleware:
         self._title = title
         self._find_view = find_view
         self._observer = Observer(pipeline, identify, settings)
+        if declares is not None:
+            self._observer.declare(declares)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Observe one request."""

@@ -159,6 +159,11 @@ class Recorder:
             LOGGER.exception("audit: the stream could not be closed")
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether this thread is inside of an append, which a signal handler interrupted: it must wait for nothing."""
+        return self._owner == threading.get_ident()
+
+    @property
     def stream(self) -> str | None:
         """The id of the stream that is being written; None before the first record."""
         sealer = self._writer.sealer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from audit_middleware import ConfigurationError, Pipeline
-from audit_middleware.capture import Runs, Work, admit, carry_out
+from audit_middleware.capture import ANY, Declaration, EntryPoint, Runs, Work, admit, carry_out
+from audit_middleware.capture.rules import rules_of
 from audit_middleware.capture.runs import DEFER_S
 from audit_middleware.errors import RequestRefused
 
@@ -20,7 +22,7 @@ except ModuleNotFoundError as error:
         "APScheduler 3 is missing: pip install 'audit-ready[apscheduler]'", name=error.name
     ) from error
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "entry_points"]
 
 
 class Audit:
@@ -42,7 +44,13 @@ class Audit:
         self._executors: set[int] = set()
         self._wrap()
         scheduler.add_listener(lambda _: self._wrap(), EVENT_EXECUTOR_ADDED | EVENT_SCHEDULER_STARTED)
+        scheduler.add_listener(lambda _: self._declare(), EVENT_SCHEDULER_STARTED)
         scheduler.add_listener(self._missed, EVENT_JOB_MISSED)
+
+    def _declare(self) -> None:
+        """Declare the jobs that there are when the scheduler starts; those that come later are not known yet."""
+        self._runs.declare(Declaration("apscheduler", partial(entry_points, self._scheduler), ("apscheduler",)))
+        self._runs.pipeline.announce()
 
     def _wrap(self) -> None:
         for executor in self._scheduler._executors.values():  # noqa: SLF001 - there is no other way to them
@@ -103,6 +111,13 @@ class Audit:
         job = self._scheduler.get_job(event.job_id)
         name = str(job.name if job is not None else event.job_id)
         self._runs.end(self._runs.begin(name, "schedule", id=str(event.job_id)), "revoked", "missed")
+
+
+def entry_points(scheduler: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - APScheduler 3 has no types
+    """Yield every job that a scheduler has at this moment."""
+    for job in scheduler.get_jobs():
+        rules = rules_of(job.func)
+        yield EntryPoint("schedule", ANY, str(job.name), str(job.id), rules.exemption if rules is not None else None)
 
 
 class _Run:

@@ -6,10 +6,14 @@ process.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from audit_middleware import ConfigurationError, Pipeline
-from audit_middleware.capture import Runs
+from audit_middleware.capture import ANY, Declaration, EntryPoint, Runs
+from audit_middleware.capture.rules import rules_of
 from audit_middleware.capture.runs import CARRIER
 
 try:
@@ -21,7 +25,7 @@ from audit_integrations.celery.running import begin, is_own, wrap
 from audit_integrations.celery.running import sender as sender_of
 from audit_integrations.celery.watching import watched
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "entry_points"]
 
 _AUDIT: Final = "__audit__"
 
@@ -66,8 +70,14 @@ class Audit:
             self._prepare()
 
     def _ship(self, sender: Any, **_: object) -> None:  # noqa: ANN401 - the consumer of a worker of Celery's
-        """Deliver what the processes of the pool leave: the last one of them has nobody after it."""
+        """Declare the tasks, and deliver what the processes of the pool leave: the last has nobody after it.
+
+        The main process alone declares them: one of a pool may run a single task, and comes and goes.
+        """
         if sender.app is self.app:
+            name = f"celery {self.app.main}" if self.app.main else "celery"
+            find = partial(entry_points, self.app)
+            self.runs.declare(Declaration(name, find, ("celery", "kombu", "billiard"), os.getpid()))
             self.runs.pipeline.start()
 
     def _close(self, **_: object) -> None:
@@ -90,3 +100,12 @@ class Audit:
             work.outcome = "failure"
         reason = "terminated" if how.get("terminated") else "expired" if how.get("expired") else "revoked"
         self.runs.end(work, "revoked", reason, getattr(request, "time_start", None))
+
+
+def entry_points(app: Celery) -> Iterator[EntryPoint]:
+    """Yield every task of an app but Celery's own."""
+    for task in list(app.tasks.values()):
+        if not is_own(task):
+            rules = rules_of(task.run)
+            exemption = rules.exemption if rules is not None else None
+            yield EntryPoint("task", ANY, str(task.name), "", exemption)

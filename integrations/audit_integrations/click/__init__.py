@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from audit_middleware import Pipeline
-from audit_middleware.capture import Runs, Work, exchange_at_hand, run
+from audit_middleware.capture import ANY, Declaration, EntryPoint, Runs, Work, exchange_at_hand, run
 from audit_middleware.capture.operator import operator
+from audit_middleware.capture.rules import rules_of
 
 __all__ = ["Audit"]
 
@@ -33,6 +34,8 @@ class Audit:
     ) -> None:
         self._principal = principal
         self._runs = Runs(pipeline, settings, lambda: None)
+        self._commands: dict[str, object] = {}
+        self._runs.declare(Declaration("click", self.entry_points, ("click", "typer")))
 
     def __call__(self, command: R) -> R:
         """Audit a function, a command, a group with all its commands, or a Typer app with all of its; return it."""
@@ -53,9 +56,16 @@ class Audit:
             return cast("R", self._audited(target, target.__name__))
         return command
 
+    def entry_points(self) -> Iterator[EntryPoint]:
+        """Yield every command that was audited here."""
+        for name, function in list(self._commands.items()):
+            rules = rules_of(function)
+            yield EntryPoint("command", ANY, name, "", rules.exemption if rules is not None else None)
+
     def _audited(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
         if hasattr(function, _AUDITED):
             return function
+        self._commands[name] = function
 
         @functools.wraps(function)
         def calling(*arguments: P.args, **named: P.kwargs) -> Any:  # noqa: ANN401 - the function's own

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from django.core.management import get_commands
 from django.core.management.base import BaseCommand, CommandError
 
-from audit_integrations.django.conf import OBSERVER, commands
-from audit_middleware.capture import Work, exchange_at_hand, run
+from audit_integrations.django.conf import OBSERVER, commands, project_name
+from audit_middleware.capture import ANY, Declaration, EntryPoint, Work, exchange_at_hand, run
 from audit_middleware.capture.operator import operator
 from audit_middleware.errors import RequestRefused
 
@@ -30,6 +31,7 @@ def connect() -> None:
         exchange = exchange_at_hand()
         if not _is_named(name) or (exchange is not None and not exchange.is_closed):
             return execute(self, *arguments, **options)
+        declare()
         pipeline = OBSERVER.pipeline()
         work = Work(pipeline, name, "command")
         work.principal = operator()
@@ -45,6 +47,19 @@ def connect() -> None:
 
     setattr(audited_execute, _AUDITED, True)
     BaseCommand.execute = audited_execute  # type: ignore[method-assign] # there is no other way to all of them
+
+
+def declare() -> None:
+    """Declare the commands that are on record, by a server of the project as by a command itself."""
+    OBSERVER.declare(Declaration(" ".join(filter(None, ["django-admin", project_name()])), entry_points, ("django",)))
+
+
+def entry_points() -> Iterator[EntryPoint]:
+    """Yield every command that is on record: those that are named, or all that there are."""
+    named = commands()
+    names = get_commands() if named is True else named or ()
+    for name in sorted(set(names) - _NEVER):
+        yield EntryPoint("command", ANY, name, "")
 
 
 def _is_named(name: str) -> bool:

@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 
 from audit_integrations.django.identify import Identify
 from audit_middleware import ConfigurationError, Pipeline
-from audit_middleware.capture import Observer
+from audit_middleware.capture import Declaration, Observer
 from audit_middleware.config import SETTINGS
 
 _NAMES: Final = {name.upper(): name for name in SETTINGS}
@@ -34,6 +34,7 @@ class LiveObserver:
     def __init__(self) -> None:
         self._seen: object = None
         self._live: Live | None = None
+        self._declarations: list[Declaration] = []
 
     def get(self) -> Live:
         """Return what the settings come to; raise `ConfigurationError` for settings that are wrong."""
@@ -42,7 +43,16 @@ class LiveObserver:
         if live is None or given is not self._seen:
             live = self._live = make_live(given)
             self._seen = given
+            for declaration in self._declarations:
+                live.observer.declare(declaration)
         return live
+
+    def declare(self, declaration: Declaration) -> None:
+        """Declare what can be called in this process, whatever the settings come to; a second time changes nothing."""
+        live = self.get()
+        if all(each.component != declaration.component for each in self._declarations):
+            self._declarations.append(declaration)
+            live.observer.declare(declaration)
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline of the project."""

@@ -9,12 +9,12 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
-from audit_integrations.django import events
+from audit_integrations.django import commands, events
 from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
 from audit_integrations.django.exchanges import exchange_of, note_route
 from audit_integrations.django.identify import Identify
-from audit_integrations.django.routes import route_of, view_of
+from audit_integrations.django.routes import declaration, route_of, view_of
 from audit_integrations.django.users import principal_at_hand, principal_of, principal_of_async
 from audit_middleware import Pipeline
 from audit_middleware.capture import (
@@ -63,7 +63,8 @@ class AuditMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        OBSERVER.get()
+        OBSERVER.declare(declaration())
+        commands.declare()
         events.connect()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:

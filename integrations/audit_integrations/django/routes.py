@@ -9,12 +9,15 @@ from functools import lru_cache
 from itertools import count
 from typing import Final
 
+from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
 from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
 
-from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_integrations.django.conf import project_name
+from audit_middleware.capture import ANY, Declaration, EntryPoint
+from audit_middleware.capture.entry_points import know
 from audit_middleware.capture.rules import rules_for
 
 _OPENED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)")  # what is escaped or in a class opens no group
@@ -66,6 +69,22 @@ def _numbered(route: str, unnamed: int) -> str:
 def entry_points(urlconf: str | None = None) -> Iterator[EntryPoint]:
     """Yield every URL pattern of the project, those of included lists too, with the methods its view names."""
     yield from _walk(get_resolver(urlconf).url_patterns, ())
+
+
+def declaration() -> Declaration:
+    """Return what a project declares: its URL patterns."""
+    return Declaration(" ".join(filter(None, ["django", project_name()])), entry_points, ("django",))
+
+
+def _mounted(app: object) -> Declaration | None:
+    """Return the same for a project inside an ASGI app, if its own middleware tells ours which route it was."""
+    if not type(app).__module__.startswith("django.core.handlers"):
+        return None
+    is_audited = any(str(name).startswith("audit_integrations.django") for name in settings.MIDDLEWARE)
+    return declaration() if is_audited else None
+
+
+know(_mounted)
 
 
 def _walk(patterns: Iterable[URLPattern | URLResolver], above: tuple[URLResolver, ...]) -> Iterator[EntryPoint]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import Token
+from functools import partial
 from typing import Any
 
 from audit_middleware import Pipeline
-from audit_middleware.capture import Exchange, Runs, Work, admit, conclude, enter, leave
+from audit_middleware.capture import (
+    ANY,
+    Declaration,
+    EntryPoint,
+    Exchange,
+    Runs,
+    Work,
+    admit,
+    conclude,
+    enter,
+    leave,
+)
+from audit_middleware.capture.rules import rules_of
 from audit_middleware.capture.runs import CARRIER, DEFER_S
 from audit_middleware.errors import RequestRefused
 
@@ -16,7 +30,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Dramatiq is missing: pip install 'audit-ready[dramatiq]'", name=error.name) from error
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "entry_points"]
 
 
 class Audit(Middleware):
@@ -37,6 +51,11 @@ class Audit(Middleware):
         self._running: dict[str, tuple[Work, Token[Exchange | None]]] = {}
         first = type(broker.middleware[0]) if broker.middleware else None
         broker.add_middleware(self, before=first)
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: Any) -> None:  # noqa: ANN401, ARG002 - Dramatiq's own
+        """Declare the actors, in each process of a worker."""
+        self.runs.declare(Declaration("dramatiq", partial(entry_points, broker), ("dramatiq",)))
+        self.runs.pipeline.announce()
 
     def before_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int) -> None:  # noqa: ANN401, ARG002 - Dramatiq's own
         """Put the context of the request or message at hand beside the message."""
@@ -94,3 +113,10 @@ class Audit(Middleware):
             work.failed(error)
         leave(token)
         conclude(work, self.runs.pipeline)
+
+
+def entry_points(broker: dramatiq.Broker) -> Iterator[EntryPoint]:
+    """Yield every actor of a broker."""
+    for name in sorted(broker.get_declared_actors()):
+        rules = rules_of(broker.get_actor(name).fn)
+        yield EntryPoint("task", ANY, name, "", rules.exemption if rules is not None else None)

@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
-from audit_middleware.capture import FAILED, ROUTE, VIEW, plain_principal
-from audit_middleware.capture.coverage import EntryPoint
+from audit_middleware.capture import FAILED, ROUTE, VIEW, Declaration, EntryPoint, plain_principal
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
 
@@ -58,6 +57,7 @@ class Audit:
             identify=self._identify,
             title=app.name,
             find_view=partial(_view, app),
+            declares=Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug")),
             pipeline=self._pipeline,
             **given,
         )

@@ -1,0 +1,154 @@
+"""What can be called in an ASGI application, as a router like Starlette's has it.
+
+Nothing of a framework is imported: whatever has ``routes`` is walked, as `routing` reads what such routers leave.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_middleware.capture.declared import Declaration
+from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture.rules import rules_for
+
+Describe = Callable[[object], Declaration | None]
+
+MAX_WRAPPERS: Final = 50
+"""Middleware around an application, at most, through which it is looked for."""
+
+_known: Final[list[Describe]] = []
+_DEFAULT_TITLES: Final = frozenset({"", "FastAPI"})
+
+
+def know(describe: Describe) -> None:
+    """Ask ``describe`` too what can be called in an app whose routes cannot be seen; it answers None for most.
+
+    For integrations whose framework tells an ASGI middleware around it which route it was, as Django's does.
+    """
+    if describe not in _known:
+        _known.append(describe)
+
+
+def title_of(app: object) -> str | None:
+    """Return the title of an application, unless it is FastAPI's own."""
+    title = getattr(app, "title", None)
+    return title if isinstance(title, str) and title not in _DEFAULT_TITLES else None
+
+
+def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes, whatever wraps it
+    """Yield every route of a Starlette or FastAPI app, mounted apps and websockets included."""
+    yield from _walk(app.routes, "")
+
+
+def declaration_of(app: object, scope: Mapping[str, Any]) -> Declaration | None:
+    """Return what an ASGI app declares; None for one whose routes cannot be seen.
+
+    ``app`` is what a middleware calls: the application, or another middleware of it, which keeps the next as ``app``.
+    ``scope`` is the first one, where Starlette leaves the application that it begins with.
+    """
+    inner: Any = app
+    for _ in range(MAX_WRAPPERS):
+        known = _described(inner)
+        if known is not None:
+            return known
+        if inner is None or _has_routes(inner):
+            break
+        inner = getattr(inner, "app", None)
+    found = _outer(inner, scope)
+    if not _has_routes(found):
+        return None
+    packages = _packages_of(found)
+    return Declaration(_component(found, packages), lambda: entry_points(found), packages)
+
+
+def _outer(inner: Any, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app with routes
+    """Return the application in the scope, which has a title, where ``inner`` is its router or cannot be seen."""
+    outer: Any = scope.get("app")
+    if not _has_routes(outer):
+        return inner
+    if _has_routes(inner):
+        return outer if outer.routes is inner.routes else inner
+    return inner if "app_root_path" in scope else outer  # a mount leaves that: the one in the scope is around it
+
+
+def _has_routes(app: object) -> bool:
+    return getattr(app, "routes", None) is not None
+
+
+def _described(app: object) -> Declaration | None:
+    return next((found for found in (describe(app) for describe in _known) if found is not None), None)
+
+
+def _component(app: object, packages: tuple[str, ...]) -> str:
+    title = title_of(app)
+    name = packages[0] if packages else type(app).__module__.partition(".")[0]
+    return f"{name} {title}" if title is not None else name
+
+
+def _packages_of(app: object) -> tuple[str, ...]:
+    """Return the distributions that an app's class and its bases are of: FastAPI's own, and Starlette."""
+    found = []
+    for package in dict.fromkeys(each.__module__.partition(".")[0] for each in type(app).__mro__):
+        try:
+            version(package)
+        except PackageNotFoundError:
+            continue
+        found.append(package)
+    return tuple(found)
+
+
+def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
+    for route in routes:
+        if hasattr(route, "include_context"):  # FastAPI resolves the routers it includes when it is asked to
+            yield from _walk(sys.modules["fastapi.routing"].iter_route_contexts([route]), mounted)
+        elif hasattr(route, "endpoint"):
+            yield from _points(route, mounted)
+        else:
+            yield from _below(route, mounted + getattr(route, "path", ""))  # a host has no path
+
+
+def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
+    """Yield what is mounted, whatever is wrapped around it."""
+    app = route
+    while app is not None and not getattr(app, "routes", None):
+        known = _described(app)
+        if known is not None:
+            yield from (point._replace(route=mounted + point.route) for point in known.find())
+            return
+        app = getattr(app, "app", None)
+    if app is None:  # an app without routes that can be seen, such as static files
+        yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
+    else:
+        yield from _walk(app.routes, mounted)
+
+
+def _points(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
+    template, endpoint = mounted + (getattr(route, "path", None) or ""), getattr(route, "endpoint", None)
+    name = str(getattr(route, "name", None) or getattr(endpoint, "__name__", ""))
+    methods = getattr(route, "methods", None)
+    if methods is None and _is_websocket(route):
+        yield EntryPoint("websocket", "GET", template, name, _exemption(endpoint, ""))
+        return
+    for method in sorted(methods or _methods_of(endpoint)):
+        if method != "HEAD" or "GET" not in (methods or ()):
+            yield EntryPoint("http", method, template, name, _exemption(endpoint, method))
+
+
+def _exemption(endpoint: object, method: str) -> Exemption | None:
+    rules = rules_for(endpoint, method)
+    return rules.exemption if rules is not None else None
+
+
+def _is_websocket(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
+    original = getattr(route, "original_route", route)
+    return any("WebSocket" in each.__name__ for each in type(original).__mro__)
+
+
+def _methods_of(endpoint: object) -> set[str]:
+    """Return the methods that a class of endpoints has, ``*`` for one that takes all."""
+    named = {method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if hasattr(endpoint, method.lower())}
+    return named or {ANY}
