@@ -25,7 +25,8 @@ def make_pipeline(folder: Path, *, files: Files = REAL_FILES, **settings: Any) -
 
 def journal_lines(folder: Path) -> list[dict[str, Any]]:
     files = sorted((folder / "spool" / "streams").glob("*/seg-*"))
-    return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    read = [file.read_bytes() for file in files]  # what stands behind the last LF is being written
+    return [json.loads(line) for data in read for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
 def records(folder: Path, type_: str = "request") -> list[dict[str, Any]]:

@@ -57,6 +57,10 @@ class Audit(Middleware):
         self.runs.declare(Declaration("dramatiq", partial(entry_points, broker), ("dramatiq",)))
         self.runs.pipeline.announce()
 
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: Any) -> None:  # noqa: ANN401, ARG002 - Dramatiq's own
+        """Close the stream: a process of a worker may end without ``atexit``."""
+        self.runs.pipeline.close()
+
     def before_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int) -> None:  # noqa: ANN401, ARG002 - Dramatiq's own
         """Put the context of the request or message at hand beside the message."""
         sealed = self.runs.seal(message.actor_name, message.message_id)
