@@ -132,11 +132,14 @@ class Declared:
 
     def _say(self, life: _Life, component: str) -> None:
         of_it = [each for each in self._live() if each.component == component]
-        parts = life.waiting.get(component)
-        found = parts if parts is not None else deque(self._parts(component, of_it))
+        found, failed = life.waiting.get(component), None
+        if found is None:
+            found, failed = self._parts(component, of_it)
         with life.lock:
             if life.is_over or all(each in life.said for each in of_it):
                 return  # while this thread walked the routes, another one said it
+            if failed is not None:
+                self._contain(f"the inventory of {component}", failed)
             waiting = life.waiting.setdefault(component, found)
             while waiting:
                 self._recorder.ensure_ready()  # a record that is given up would need a number, and an explanation
@@ -145,7 +148,7 @@ class Declared:
             del life.waiting[component]
             life.said.update(of_it)
 
-    def _parts(self, component: str, declarations: list[Declaration]) -> list[Inventory]:
+    def _parts(self, component: str, declarations: list[Declaration]) -> tuple[deque[Inventory], BaseException | None]:
         settings, recorder = self._recorder.settings, self._recorder
         try:
             rules = settings.record_rules()
@@ -157,10 +160,9 @@ class Declared:
                 rules=rules.digest if rules is not None else None,
                 packages=dict.fromkeys(package for each in declarations for package in each.packages),
             )
-            return in_parts(head, (point for each in declarations for point in each.find()))
+            return deque(in_parts(head, (point for each in declarations for point in each.find()))), None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - routes are made by the application's own code
-            self._contain(f"the inventory of {component}", error)
-            return []
+            return deque(), error
 
 
 class _Life:
