@@ -35,7 +35,6 @@ class Audit:
         self._principal = principal
         self._runs = Runs(pipeline, settings, lambda: None)
         self._commands: dict[str, object] = {}
-        self._runs.declare(Declaration("click", self.entry_points, ("click", "typer")))
 
     def __call__(self, command: R) -> R:
         """Audit a function, a command, a group with all its commands, or a Typer app with all of its; return it."""
@@ -65,6 +64,10 @@ class Audit:
     def _audited(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
         if hasattr(function, _AUDITED):
             return function
+        if not self._commands:  # the module tells the programs of one service apart
+            module = function.__module__
+            component = "click" if module == "__main__" else f"click {module}"
+            self._runs.declare(Declaration(component, self.entry_points, ("click", "typer")))
         self._commands[name] = function
 
         @functools.wraps(function)
