@@ -116,7 +116,7 @@ class Reviewed(Payload, frozen=True):
     stream: str | None = None
 
 
-AccessKind = Literal["search", "read", "findings", "status", "retention", "denied"]
+AccessKind = Literal["search", "read", "findings", "coverage", "status", "retention", "denied"]
 
 
 class Accessed(Payload, frozen=True):

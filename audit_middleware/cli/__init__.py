@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "alerts": "Test whether alerts arrive.",
     "collect": "Run the collector.",
     "config": "Check and explain settings.",
+    "coverage": "Show what services declare and what was recorded of it.",
     "demo": "Show the main job on real processes, and prove it.",
     "findings": "List what the integrity monitor found, and see to it.",
     "index": "Look after the index that collectors share in PostgreSQL.",

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_middleware.collector import (
+    routes_coverage,
     routes_findings,
     routes_health,
     routes_ingest,
@@ -50,6 +51,7 @@ def create_app(collector: Collector) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/records", _records, methods=["GET", "POST"]),
+            Route("/v1/coverage", routes_coverage.coverage),
             Route("/v1/findings", routes_findings.findings),
             Route("/v1/findings/{id}", routes_findings.decide, methods=["POST"]),
             Route("/v1/status", routes_status.status),

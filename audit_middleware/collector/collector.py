@@ -20,11 +20,12 @@ from audit_middleware.collector.group import Batch
 from audit_middleware.collector.indexes import open_index
 from audit_middleware.collector.logs import Logs
 from audit_middleware.collector.metrics import Metrics
+from audit_middleware.collector.monitor.covered import Coverage
 from audit_middleware.collector.monitor.findings import Finding
 from audit_middleware.collector.monitor.findings import State as FindingState
 from audit_middleware.collector.monitor.hall import Sink
-from audit_middleware.collector.monitoring import Monitoring
-from audit_middleware.collector.problems import Problem, busy
+from audit_middleware.collector.monitoring import Monitoring, required
+from audit_middleware.collector.problems import busy
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
 from audit_middleware.collector.retention.keeper import Retention
@@ -130,10 +131,11 @@ class Collector:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all findings; raises `Problem` 503 until the monitor knows them all, 404 without a monitor."""
-        watcher = self._required_monitoring.watcher
-        if not watcher.is_ready:
-            raise busy("monitor-starting", "the monitor reads what happened before: try again", seconds=2)
-        return watcher.findings
+        return self._required_monitoring.findings()
+
+    def coverage(self) -> Future[Coverage]:
+        """Return how every entry point stands; raises `Problem` 404, and so does the future with 503."""
+        return self._required_monitoring.watcher.ask()
 
     def decide(self, id_: str, state: FindingState, by: str, note: str | None) -> Future[Finding]:
         """Acknowledge or resolve a finding; the result comes once that is on record. Raises `Problem` 404."""
@@ -143,9 +145,7 @@ class Collector:
     def _required_monitoring(self) -> Monitoring:
         if self._open is None:
             raise busy("collector-closed", self.reason, seconds=30)
-        if self._open.monitoring is None:
-            raise Problem(404, "monitor-off", "this collector runs without its monitor: [monitor] enabled = false")
-        return self._open.monitoring
+        return required(self._open.monitoring)
 
     def note_access(self, by: str, kind: AccessKind, what: str, source: str) -> None:
         """Count that somebody read something, or was not let in; it is on record a few seconds later."""

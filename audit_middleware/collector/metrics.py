@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from audit_middleware.collector.alerts.worker import Result
 from audit_middleware.collector.answer import Answer
+from audit_middleware.collector.monitor.covered import Coverage
 from audit_middleware.collector.monitor.findings import STATES, Transition
 from audit_middleware.collector.monitor.kinds import KINDS
 from audit_middleware.collector.monitoring import Monitoring
+
+MAX_SERVICES_SHOWN: Final = 100
+"""Whose entry points have a gauge: a producer may invent services, where its token is for all of them."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -35,6 +40,7 @@ class Metrics:
         )
         self.ledger_size = Gauge("audit_ledger_size", "Entries of a log.", ["origin"], registry=registry)
         self.findings = Gauge("audit_findings", "Findings.", ["kind", "severity", "state"], registry=registry)
+        self.coverage = Gauge("audit_coverage_entry_points", "Entry points.", ["service", "state"], registry=registry)
         self._transitions = Counter(
             "audit_finding_transitions", "States that findings entered.", ["kind", "change"], registry=registry
         )
@@ -67,9 +73,17 @@ class Metrics:
         self.findings.clear()
         for labels in usual | set(tally):
             self.findings.labels(*labels).set(tally[labels])
+        self._show_coverage(monitoring.watcher.coverage)
         for status in monitoring.alerts.statuses():
             self._alert_failures.labels(status.name, status.kind).set(status.failures)
             self._alert_success.labels(status.name, status.kind).set(status.last_success_at)
+
+    def _show_coverage(self, coverage: Coverage) -> None:
+        """Set how entry points stood within the last half minute, of no more services than a store of metrics takes."""
+        self.coverage.clear()
+        for service in coverage.services[:MAX_SERVICES_SHOWN]:
+            for state, number in service.states.items():
+                self.coverage.labels(service.service, state).set(number)
 
     def count(self, answer: Answer) -> None:
         """Count what a batch brought."""

@@ -20,6 +20,7 @@ from audit_middleware.collector.monitor.heard import Find, Standing
 from audit_middleware.collector.monitor.memory import MonitorFile
 from audit_middleware.collector.monitor.patroller import Patroller
 from audit_middleware.collector.monitor.watcher import Watcher
+from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.settings import CollectorSettings
 from audit_middleware.collector.storage import Store
 from audit_middleware.record import COLLECTOR_SERVICE, Payload
@@ -140,6 +141,12 @@ class Monitoring:
         """Return all findings; None until everything up to now is known."""
         return self.watcher.findings if self.watcher.is_ready else None
 
+    def findings(self) -> tuple[Finding, ...]:
+        """Return all findings; raises `Problem` 503 until everything up to now is known."""
+        if not self.watcher.is_ready:
+            raise busy("monitor-starting", "the monitor reads what happened before: try again", seconds=2)
+        return self.watcher.findings
+
     def is_alive(self) -> bool:
         """Say whether deliveries are taken, and the watcher comes round."""
         return self.is_listening() and self._clock().mono - self.watcher.ticked_at < STILL_SECONDS
@@ -164,3 +171,10 @@ class Monitoring:
 
     def _stored(self) -> list[LogView]:
         return [view for log in self._logs if (view := LogView(log)).size]
+
+
+def required(monitoring: Monitoring | None) -> Monitoring:
+    """Return the monitor that there is; raise `Problem` 404 without one."""
+    if monitoring is None:
+        raise Problem(404, "monitor-off", "this collector runs without its monitor: [monitor] enabled = false")
+    return monitoring

@@ -82,7 +82,7 @@ async def findings(request: Request) -> Response:
     """Answer with findings, those that were seen last first."""
     caller = reader_of(request, "findings", str(request.query_params)[:500])
     wanted = parse_filter(request.query_params.multi_items())
-    _require_service(caller, wanted.service)
+    require_service(caller, wanted.service)
     seen = [each for each in collector_of(request).findings() if caller.may_see(each.service) and wanted.admits(each)]
     seen.sort(key=lambda each: each.last_seen, reverse=True)
     body = {"findings": [shown(each) for each in seen[: wanted.limit]]}
@@ -120,7 +120,8 @@ def _decision(body: bytes) -> Decision:
         raise Problem(400, "bad-decision", f"{detail}: {error}") from error
 
 
-def _require_service(caller: Caller, service: str | None) -> None:
+def require_service(caller: Caller, service: str | None) -> None:
+    """Raise `Problem` 403 for a service that is not the caller's."""
     if service is not None and EVERY not in caller.services and service not in caller.services:
         raise Problem(403, "service-missing", f"token {caller.name!r} is not for service {service[:64]!r}")
 

@@ -11,14 +11,15 @@ from typing import Any, Final, NamedTuple, Protocol
 from audit_middleware.collector.index_rows import Entry, service_of
 from audit_middleware.collector.index_store import Elsewhere
 from audit_middleware.collector.monitor.findings import Transition
-from audit_middleware.collector.monitor.heard import Find, Group
+from audit_middleware.collector.monitor.heard import Find, Group, group_of
 from audit_middleware.collector.monitor.watch import LIFE
 from audit_middleware.errors import BadLedger, MalformedLine
-from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, AuditRecord, Payload
+from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Payload
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import Frame, parse_frame
 
-_TYPES: Final = frozenset(name.encode() for name in COLLECTOR_TYPES | LIFE)
+_TYPES: Final = frozenset(name.encode() for name in COLLECTOR_TYPES | LIFE | {"coverage"})
+_REACHING: Final = frozenset({b"request", b"task", b"event"})
 _TYPE: Final = re.compile(rb'"type":"([a-z]{2,16})"')  # the first one in a line is its own: wire format, section 1
 _log: Final = logging.getLogger(__name__)
 
@@ -76,23 +77,27 @@ is read from the ledger because the monitor lost its memory is not: `Watcher.fin
 """
 
 
-def read_group(log: HeardLog, first: int, last: int) -> Group:
-    """Return what matters of some entries of one bundle; a damaged one is the patrol's to name, and is passed over."""
+def read_group(log: HeardLog, first: int, last: int, *, counts: bool = False) -> Group:
+    """Return what matters of some entries of one bundle; a damaged one is the patrol's to name, and is passed over.
+
+    Records are read to be counted only where ``counts`` says so: that takes ten times as long.
+    """
     try:
-        lines = [line for line in log.entries(first, last) if _matters(line)]
+        lines = [line for line in log.entries(first, last) if _matters(line, counts=counts)]
     except BadLedger as error:
         _log.warning("the monitor cannot read entries %d to %d of %s: %s", first, last, log.origin, error)
         return Group([], [])
-    parsed = list(_parsed(lines))
-    lives = [(frame, payload) for frame, payload in parsed if not isinstance(payload, AuditRecord)]
-    return Group([], lives, [(frame, payload) for frame, payload in parsed if isinstance(payload, AuditRecord)])
+    group = group_of([Entry(0, frame, payload) for frame, payload in _parsed(lines)])
+    return group._replace(newest=[], seen=group.seen if counts else ())
 
 
-def _matters(line: bytes) -> bool:
+def _matters(line: bytes, *, counts: bool) -> bool:
     """Say whether the monitor has to parse a line; it is asked of every line of a ledger when its memory is lost."""
     type_ = _TYPE.search(line)
     if type_ is None:
         return False
+    if counts and type_[1] in _REACHING:
+        return True
     if type_[1] == b"request":
         return b'"cause":{' in line
     return type_[1] in _TYPES or (type_[1] == b"call" and b'"carried":true' in line)

@@ -16,6 +16,7 @@ import msgspec
 from audit_middleware.collector.index_rows import Entry, microseconds, service_of
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.settings import MonitorSettings
+from audit_middleware.collector.monitor.sightings import Sighting, sightings_of
 from audit_middleware.record import (
     APPLICATION_TYPES,
     COLLECTOR_SERVICE,
@@ -51,12 +52,15 @@ Find = Callable[[str], Standing | None]
 class Group(NamedTuple):
     """What matters of one group commit: the newest line of each stream, every line that is about a life, and calls.
 
-    ``joins`` are the calls, and the requests that others brought about.
+    ``joins`` are the calls, and the requests that others brought about; ``seen`` is which entry points all the records
+    are of, but for ``uncounted`` lines that were too many to be read.
     """
 
     newest: Sequence[tuple[Frame, str | None]]
     lives: Sequence[tuple[Frame, Payload]]
     joins: Sequence[tuple[Frame, AuditRecord]] = ()
+    seen: Sequence[Sighting] = ()
+    uncounted: int = 0
 
 
 class Stream(msgspec.Struct):
@@ -281,4 +285,5 @@ def group_of(entries: Sequence[Entry]) -> Group:
         if isinstance(payload, AuditRecord) and (payload.cause is not None or payload.call is not None)
     ]
     heard = [(entry.frame, service_of(entry.payload)) for entry in newest.values()]
-    return Group([(frame, service) for frame, service in heard if service != COLLECTOR_SERVICE], lives, joins)
+    newest_lines = [(frame, service) for frame, service in heard if service != COLLECTOR_SERVICE]
+    return Group(newest_lines, lives, joins, sightings_of(entries))

@@ -161,6 +161,20 @@ KINDS: Final[dict[str, Kind]] = {
         "look at the store, its network and its credentials; what is delivered waits in the spools until it answers",
         is_own=True,
     ),
+    "uncovered": Kind(
+        "warning",
+        True,
+        "itself",
+        "an entry point that was recorded, or is new, was declared exempt: what it does is not on record any more",
+        "look who exempted it and why; acknowledge it if that is wanted, else take the exemption back",
+    ),
+    "policy": Kind(
+        "warning",
+        False,
+        "person",
+        "the settings or the rules that decide what a service records were changed",
+        "look who changed them and what is not recorded any more, and note it",
+    ),
     "rules": Kind(
         "warning",
         False,

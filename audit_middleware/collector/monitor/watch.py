@@ -9,15 +9,17 @@ import msgspec
 
 from audit_middleware.collector.index_rows import Entry, microseconds, service_of
 from audit_middleware.collector.index_store import Presence
-from audit_middleware.collector.monitor import judged, rules, said
+from audit_middleware.collector.monitor import judged, rules, said, uncovered
 from audit_middleware.collector.monitor.clock import Now
 from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBook, Observation, Transition
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
 from audit_middleware.collector.monitor.joining import Joined, Joining
+from audit_middleware.collector.monitor.matrix import Matrix, Matrixed
 from audit_middleware.collector.monitor.peers import Peers
 from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector_record import ConflictFound, GapFound, Ingested, Quarantined, Reviewed
+from audit_middleware.inventory_record import Inventory
 from audit_middleware.record import COLLECTOR_SERVICE, COLLECTOR_TYPES, Dropped, Opened, Payload
 from audit_middleware.sealing.seal import Frame
 
@@ -36,6 +38,7 @@ class WatchState(msgspec.Struct):
     book: Book = msgspec.field(default_factory=Book)
     memory: Memory = msgspec.field(default_factory=Memory)
     joined: Joined = msgspec.field(default_factory=Joined)
+    matrixed: Matrixed = msgspec.field(default_factory=Matrixed)
 
 
 class Watch:
@@ -59,6 +62,7 @@ class Watch:
         self.book = FindingBook(state.book)
         self.hearing = Hearing(settings, find, now, state.memory)
         self.joining = Joining(settings.call_seconds, now, state.joined)
+        self.matrix = Matrix(now, state.matrixed)
         self._is_alone = missing is None
         self._settings = settings
         self._rules = settings.record_rules()
@@ -67,7 +71,8 @@ class Watch:
 
     def remember(self) -> WatchState:
         """Return what makes this watch again."""
-        return WatchState(self.book.remember(), self.hearing.remember(), self.joining.remember())
+        joined, matrixed = self.joining.remember(), self.matrix.remember()
+        return WatchState(self.book.remember(), self.hearing.remember(), joined, matrixed)
 
     def hear(self, group: Group, now: Now, *, is_elsewhere: bool = False) -> list[Transition]:
         """Take what a group commit of this collector, or of another one, holds.
@@ -87,8 +92,13 @@ class Watch:
                 moved += self._hear_collector(frame, payload)
             elif frame.type in LIFE:
                 moved += self._hear_life(frame, payload, now)
+            elif isinstance(payload, Inventory):
+                moved += self._hear_inventory(frame, payload, now)
         for frame, record in group.joins:
             self.joining.hear(frame, record, now)
+        for sighting in group.seen:
+            self.matrix.see(sighting, now)
+        self.matrix.uncounted += group.uncounted
         return moved
 
     def meet(self, there: Mapping[str, Presence], now: Now) -> None:
@@ -130,6 +140,7 @@ class Watch:
         moved += self._check_promises(now, is_watching=is_watching)
         self.hearing.forget(now)
         rules.forget_hours(self.hearing, now)
+        self.matrix.forget(now, self._is_alive)
         return moved
 
     def see(self, observation: Observation, now: Now) -> list[Transition]:
@@ -163,6 +174,10 @@ class Watch:
         if stream.is_closed:
             moved += self.book.end("unclosed", frame.stream, now.text)
         return moved
+
+    def _hear_inventory(self, frame: Frame, part: Inventory, now: Now) -> list[Transition]:
+        accepted = self.matrix.hear(frame, part, now)
+        return uncovered.on_accepted(self.book, accepted, now.text) if accepted is not None else []
 
     def _hear_collector(self, frame: Frame, payload: Payload) -> list[Transition]:
         """A collector's own stream is unclosed if the one after it says so: nobody else can tell."""
@@ -257,6 +272,10 @@ class Watch:
 
     def _is_due(self, promise: Promise, now: Now) -> bool:
         return now.mono - max(promise.since, self.hearing.since.mono) >= self._settings.unclosed_seconds
+
+    def _is_alive(self, stream: str) -> bool:
+        known = self.hearing.streams.get(stream)
+        return known is not None and not known.is_closed and not known.is_given_up
 
     def _service_of(self, stream: str | None) -> str | None:
         known = self.hearing.streams.get(stream or "")

@@ -11,15 +11,17 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from audit_middleware.collector.monitor.catching_up import CatchingUp
 from audit_middleware.collector.monitor.clock import Now, real_clock, spell
+from audit_middleware.collector.monitor.covered import Coverage, coverage_of
 from audit_middleware.collector.monitor.findings import Finding, State, Transition
 from audit_middleware.collector.monitor.fleet import Fleet
-from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, read_group, write_log
+from audit_middleware.collector.monitor.hall import Committed, Hall, Sink, write_log
 from audit_middleware.collector.monitor.heard import Heard, group_of
+from audit_middleware.collector.monitor.inbox import Decision, Question, Said, refuse
 from audit_middleware.collector.monitor.memory import MonitorFile, Patrolled, Remembered
 from audit_middleware.collector.monitor.patroller import Report
 from audit_middleware.collector.monitor.reports import take_report
@@ -27,10 +29,10 @@ from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.monitor.watch import Watch
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector_record import Reviewed
-from audit_middleware.tlog.tiles import WIDTH
 
 TICK_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 30.0
+COVER_SECONDS: Final = 1.0
 MAX_WAITING: Final = 64
 """Group commits that wait to be heard; each keeps its parsed lines in memory."""
 
@@ -38,22 +40,6 @@ SAID_AT_ONCE: Final = 100
 """Records in one submission; a commit has other things to do too."""
 
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Decision:
-    """What somebody decides about a finding, on its way; ``said`` is its record, once it is durable."""
-
-    id: str
-    state: State
-    by: str
-    note: str | None
-    done: Future[Finding] = field(default_factory=Future)
-    said: Reviewed | None = None
-
-
-class _Said(NamedTuple):
-    """A submission of records is over, one way or the other."""
 
 
 class Watcher:
@@ -72,6 +58,9 @@ class Watcher:
         """Whether everything up to now is known; before that findings of old may be missing."""
 
         self.services: tuple[Heard, ...] = ()
+        self.coverage = Coverage("")
+        """How the entry points stood when it was saved or asked for last."""
+
         self.since = ""
         """Since when this collector listens without a break."""
 
@@ -84,14 +73,14 @@ class Watcher:
         self._hall = hall
         self._file = file
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Committed | Report | _Decision | _Said | None] = queue.SimpleQueue()
-        self._sizes: dict[str, int] = {}
+        self._inbox: queue.SimpleQueue[Committed | Report | Decision | Question | Said | None] = queue.SimpleQueue()
         self._is_quiet = self._is_unheard = self._saying = False
-        self._behind: dict[str, int] = {}
         self._saved_at = 0.0
+        self._covered_at = float("-inf")
         self._watch: Watch | None = None
         self._fleet = Fleet(hall.elsewhere())
         self._stopping = threading.Event()
+        self._catching_up = CatchingUp(hall, self._stopping)
         self._thread = threading.Thread(target=self._run, name="audit-watcher", daemon=True)
 
     def start(self) -> None:
@@ -99,7 +88,7 @@ class Watcher:
         found = self._file.load()
         remembered = found or Remembered()
         self._is_quiet = found is None
-        self._sizes = remembered.sizes
+        self._catching_up.sizes = remembered.sizes
         self.patrolled = remembered.patrolled
         now = self._clock()
         self._watch = Watch(self._settings, self._hall.find_stream(), now, remembered.state, self._fleet.missing)
@@ -127,12 +116,24 @@ class Watcher:
 
         The future's exception is `Undecided`, or a `Problem`: the record cannot be written.
         """
-        decision = _Decision(id_, state, by, note)
+        decision = Decision(id_, state, by, note)
         if self._stopping.is_set() or not self.is_ready:
             decision.done.set_exception(busy("monitor-starting", "the monitor is starting or ending: try again"))
         else:
             self._inbox.put(decision)
         return decision.done
+
+    def ask(self) -> Future[Coverage]:
+        """Return how every entry point stands, as of a second ago or now.
+
+        The future's exception is a `Problem`: the monitor is starting or ending.
+        """
+        question = Question()
+        if self._stopping.is_set() or not self.is_ready:
+            question.done.set_exception(busy("monitor-starting", "the monitor is starting or ending: try again"))
+        else:
+            self._inbox.put(question)
+        return question.done
 
     @property
     def overflowed(self) -> int:
@@ -152,7 +153,8 @@ class Watcher:
                 self._stopping.wait(TICK_SECONDS)
         self._save()
         self._fleet.end(self._clock())
-        self._refuse_rest()
+        while not self._inbox.empty():
+            refuse(self._inbox.get())
 
     def _live(self) -> None:
         """Catch up with the ledgers, then hear and tick until the end."""
@@ -180,7 +182,9 @@ class Watcher:
         watch, fleet = self._watching, self._fleet
         was_watching, was_hearing = fleet.is_watching, fleet.is_hearing
         heard_for = watch.hearing.listened(now)
-        for told in fleet.listen(self._sizes, now, heard_for, is_listening=is_listening, stopping=self._stopping):
+        for told in fleet.listen(
+            self._catching_up.sizes, now, heard_for, is_listening=is_listening, stopping=self._stopping
+        ):
             self._emit(watch.hear(told.group, self._clock(), is_elsewhere=True))
             for altered in told.altered:
                 self._emit(watch.see(altered, now))
@@ -196,9 +200,12 @@ class Watcher:
         now = self._clock()
         if isinstance(item, Committed):
             self._emit(self._hear(item, now))
-        elif isinstance(item, _Decision):
+        elif isinstance(item, Decision):
             self._decide(item)
-        elif isinstance(item, _Said):
+        elif isinstance(item, Question):
+            self._cover(now)
+            item.done.set_result(self.coverage)
+        elif isinstance(item, Said):
             self._saying = False
         elif item is not None:
             self._emit(take_report(self._watching, item, now, self._fleet.is_own))
@@ -209,7 +216,8 @@ class Watcher:
         self.ticked_at = now.mono
         for _ in range(self._inbox.qsize()):  # else somebody would be called silent whose lines wait here
             self._hear_next(0.0)
-        self._catch_up_if_behind()
+        if self._catching_up.is_behind():
+            self._catch_up()
         is_listening = self._hall.is_listening()
         is_hearing = self._listen_elsewhere(now, is_listening=is_listening)
         self._become_ready(is_hearing=is_hearing)
@@ -221,35 +229,25 @@ class Watcher:
         if now.mono - self._saved_at >= SAVE_SECONDS:
             self._saved_at = now.mono
             self._save()
+            self._cover(now)
 
     def _hear(self, committed: Committed, now: Now) -> list[Transition]:
-        known = self._sizes.get(committed.origin, 0)
+        known = self._catching_up.sizes.get(committed.origin, 0)
         if committed.first > known:
             self._catch_up()
-            known = self._sizes.get(committed.origin, 0)
+            known = self._catching_up.sizes.get(committed.origin, 0)
         entries = committed.entries[max(0, known - committed.first) :]
         if not entries:
             return []
-        self._sizes[committed.origin] = committed.first + len(committed.entries)
+        self._catching_up.sizes[committed.origin] = committed.first + len(committed.entries)
         return [*self._watching.hear(group_of(entries), now), *self._watching.judge(entries, now)]
 
-    def _catch_up_if_behind(self) -> None:
-        """A commit that was not heard a second later was left out: `take` had no room for it."""
-        if any(self._sizes.get(origin, 0) < size for origin, size in self._behind.items()):
-            self._catch_up()
-        self._behind = {log.origin: log.size for log in self._hall.heard_logs()}
-
     def _catch_up(self) -> None:
-        """Read from the ledgers what was not handed over."""
-        for log in self._hall.heard_logs():
-            first, size = self._sizes.get(log.origin, 0), log.size
-            while first < size and not self._stopping.is_set():
-                last = min(first - first % WIDTH + WIDTH, size) - 1
-                group = read_group(log, first, last)
-                first = self._sizes[log.origin] = last + 1
-                self._emit(self._watching.hear(group, self._clock()))
+        """Read from the ledgers what was not handed over; with a memory that is lost, counts begin anew."""
+        for group in self._catching_up.unheard(counts=not self._is_quiet):
+            self._emit(self._watching.hear(group, self._clock()))
 
-    def _decide(self, decision: _Decision) -> None:
+    def _decide(self, decision: Decision) -> None:
         """Put a decision on record, and take it when it is there."""
         if decision.said is not None:
             book = self._watching.book
@@ -267,7 +265,7 @@ class Watcher:
             return
         said.add_done_callback(lambda done: self._decided(decision, finding.reviewed(), done))
 
-    def _decided(self, decision: _Decision, review: Reviewed, done: Future[Any]) -> None:
+    def _decided(self, decision: Decision, review: Reviewed, done: Future[Any]) -> None:
         """Called by the committer's thread."""
         error = done.exception()
         if error is not None:
@@ -289,7 +287,7 @@ class Watcher:
             self._is_unheard = True
             return
         self._is_unheard, self._saying = False, True
-        done.add_done_callback(lambda _: self._inbox.put(_Said()))
+        done.add_done_callback(lambda _: self._inbox.put(Said()))
 
     def _emit(self, moved: Sequence[Transition]) -> None:
         for transition in () if self._is_quiet else moved:
@@ -299,6 +297,12 @@ class Watcher:
                 except Exception:  # noqa: BLE001 - named containment point: an alert that fails must not end the watch
                     _log.exception("a sink failed at finding %s", transition.finding.id)
 
+    def _cover(self, now: Now) -> None:
+        """Publish how the entry points stand; whoever asks many times within a second gets the same."""
+        if now.mono - self._covered_at >= COVER_SECONDS:
+            self._covered_at = now.mono
+            self.coverage = coverage_of(self._watching.matrix, now)
+
     def _publish(self) -> None:
         book = self._watching.book
         if book.is_changed:
@@ -306,13 +310,9 @@ class Watcher:
             self.findings = tuple(book)
 
     def _save(self) -> None:
-        self._file.save(Remembered(sizes=self._sizes, state=self._watching.remember(), patrolled=self.patrolled))
-
-    def _refuse_rest(self) -> None:
-        while not self._inbox.empty():
-            item = self._inbox.get()
-            if isinstance(item, _Decision) and not item.done.done():
-                item.done.set_exception(busy("collector-closed", "the collector ends"))
+        self._file.save(
+            Remembered(sizes=self._catching_up.sizes, state=self._watching.remember(), patrolled=self.patrolled)
+        )
 
     @property
     def _watching(self) -> Watch:
