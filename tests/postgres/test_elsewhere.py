@@ -15,6 +15,7 @@ from audit_middleware.collector.postgres.link import Link
 from audit_middleware.collector.postgres.schema import _FIRST, MIGRATIONS, migrate
 from audit_middleware.errors import StorageError, StoreUnavailable
 from tests.collector.kit import App, own_lines
+from tests.collector.monitor.test_matrix import http, inventory, point
 from tests.postgres.test_postgres import pages
 
 pytestmark = pytest.mark.postgres
@@ -57,6 +58,29 @@ def require_watching(collectors):
     while sum(map(watches, collectors)) != 1:
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_every_collector_knows_every_inventory_and_one_tells_what_is_newly_exempt(monitors):
+    collectors, told = monitors
+    require_watching(collectors)
+    app = App()
+    app.say("coverage", inventory(point("/a"), point("/b")))
+    app.request(**http("/a"))
+    collectors[0].deliver(app.lines)
+    until = time.monotonic() + HEARD
+    while not all(each.coverage().result(5).services for each in collectors):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    app.say("coverage", inventory(point("/a"), point("/b", exempt="x")))
+    collectors[1].deliver(app.lines[-1:])
+    ids = {wait_for(each, "uncovered", "open").id for each in collectors}
+    assert (len(ids), len(told["uncovered"])) == (1, 1)
+    time.sleep(1.1)  # an answer may be a second old
+    (orders,) = collectors[2].coverage().result(5).services
+    assert {row.route: (row.state, row.records) for row in orders.entry_points} == {
+        "/a": ("unseen", 0),  # each counts what was delivered to itself
+        "/b": ("exempt", 0),
+    }
 
 
 def test_one_of_them_tells_of_a_gap_all_show_it_and_any_may_acknowledge_it(monitors):
