@@ -39,6 +39,9 @@ class Recorder:
     and a sealed ``drop`` record says so as soon as one can be written.
     """
 
+    closed_stream: str | None
+    """The id of the stream that this process closed last."""
+
     _owner: int
 
     def __init__(
@@ -154,6 +157,7 @@ class Recorder:
             with contextlib.suppress(JournalError):
                 self.sync()
             with self._held():
+                self.closed_stream = self.stream or self.closed_stream
                 self._writer.close()
         except Exception:  # containment: at exit there is nobody left to raise to, and threads are still to be stopped
             LOGGER.exception("audit: the stream could not be closed")
@@ -220,6 +224,7 @@ class Recorder:
         self._owner = 0
         self._aside: list[tuple[bytes, bytes]] = []
         self._writer: StreamWriter = self._new_writer()
+        self.closed_stream = None
         self._request_numbers = itertools.count(1)
         self.synced = Watermark()
         self.acknowledged = Watermark()

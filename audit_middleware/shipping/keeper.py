@@ -170,7 +170,7 @@ class _DiskLine(_Line):
         self._recorder = recorder
         self._announcer = Announcer(settings)
         self._spool = Spool(settings.spool_dir)
-        self._own: str | None = None
+        self._is_over = False
         self._dispatch: Dispatch = dispatch_for(settings, self._spool, own_stream=self._own_stream)
         self.shipper = self._dispatch.shipper
         self._save = self.shipper.on_receipt
@@ -181,7 +181,7 @@ class _DiskLine(_Line):
         return self._dispatch.turn()
 
     def finish(self) -> None:
-        self._own = None
+        self._is_over = True
         with contextlib.suppress(AuditError, OSError):
             self._dispatch.scan()
 
@@ -195,8 +195,7 @@ class _DiskLine(_Line):
 
     def _own_stream(self) -> str | None:
         """The stream being written, or, after it was closed, the one that was."""
-        self._own = self._recorder.stream or self._own
-        return self._own
+        return None if self._is_over else self._recorder.stream or self._recorder.closed_stream
 
     def _acknowledge(self, items: Sequence[Item], pins: LogPins) -> None:
         self._save(items, pins)

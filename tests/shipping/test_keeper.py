@@ -54,6 +54,19 @@ def test_records_are_delivered_while_the_application_runs_and_the_rest_at_its_en
     assert folders(spool) == []
 
 
+def test_a_stream_that_begins_and_ends_between_two_turns_of_the_shipper_is_delivered(served, keep, spool, monkeypatch):
+    monkeypatch.setattr("audit_middleware.shipping.dispatch.SCAN_EVERY_S", 60)
+    monkeypatch.setattr("audit_middleware.shipping.keeper.LINGER_S", 5)
+    recorder, keeper = keep(served.url)
+    keeper.start()
+    wait_until(lambda: keeper._line is not None)
+    time.sleep(0.3)  # it has looked once, and found nothing
+    append(recorder, 3)
+    keeper.stop()
+    assert [json.loads(line)["type"] for line in served.collector.stored][-1] == "close"
+    assert folders(spool) == []
+
+
 def test_an_idle_process_is_delivered_without_another_record(served, keep):
     recorder, _ = keep(served.url)
     append(recorder)

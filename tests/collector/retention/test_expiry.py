@@ -403,7 +403,7 @@ def test_the_patrol_calls_no_expired_log_damaged(years):
     patroller.turn()
     years.apply()
     for log in logs:  # as a pass would that began before
-        patroller._look_at_newest(log)
+        patroller._look_at_newest(log, 0)
         patroller._check(log, Unit(0, 0))
     patroller._pass_at = 0.0
     patroller.turn()
