@@ -11,7 +11,11 @@ ANY: Final = "*"
 """The method of an entry point that takes all of them, or has none."""
 
 DATA: Final = "data."
-"""How actions begin that say what was done to rows of a model: ``data.read``, ``data.create`` and so on."""
+DATA_ACTIONS: Final = frozenset({"data.read", "data.create", "data.update", "data.delete"})
+"""What was done to rows of a model."""
+
+NOT_ALLOWED: Final = 405
+"""Status of a request whose method the route does not take (RFC 9110, section 15.5.6)."""
 
 UNROUTED: Final = frozenset({"none", "unknown", ""})
 """Routes that are no entry point: nothing of the application was reached."""
@@ -67,10 +71,12 @@ def reached(type_: str, record: AuditRecord) -> Reached | None:
     """
     http, task = record.http, record.task
     if type_ == "request" and http is not None:
+        if http.status == NOT_ALLOWED:
+            return None
         kind = "websocket" if http.protocol == "websocket" else "http"
         return Reached(kind, http.method, http.route) if http.route not in UNROUTED else None
     if type_ == "task" and task is not None:
         return Reached(task.kind, ANY, task.name)
-    if type_ == "event" and record.action.startswith(DATA):
+    if type_ == "event" and record.action in DATA_ACTIONS:
         return Reached("model", record.action.removeprefix(DATA), record.resource.type)
     return None

@@ -24,6 +24,9 @@ COVERED: Final = frozenset({"audited", "exempt"})
 UNDECLARABLE: Final = frozenset({"function", "background"})
 """Kinds of work that no inventory can name before it runs."""
 
+AUTOMATIC: Final = frozenset({"HEAD", "OPTIONS"})
+"""Methods that a framework answers by itself for a route that has others (RFC 9110, sections 9.3.2 and 9.3.7)."""
+
 DEFECT_SECONDS: Final = 86_400.0
 """An entry point that was recorded without defects for so long after the last one is audited."""
 
@@ -129,9 +132,12 @@ def _declared(component: str, point: DeclaredPoint, found: Sequence[Seen], today
 def _others(service: Service, components: Sequence[Component]) -> Iterator[Covered]:
     """Yield what nobody declares; what was not seen since the last change is one that is gone with it."""
     declared = {(point.kind, point.method, point.route) for each in components for point in each.points}
+    routes = {(kind, route) for kind, _, route in declared}
     changed = max((each.since for each in components), default="")
     for seen in service.seen:
         if {(seen.kind, seen.method, seen.route), (seen.kind, ANY, seen.route)} & declared:
+            continue
+        if seen.method in AUTOMATIC and (seen.kind, seen.route) in routes:
             continue
         if seen.kind in UNDECLARABLE:
             yield _row(None, None, _state(seen), seen)

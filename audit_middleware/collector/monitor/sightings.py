@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from audit_middleware.collector.index_rows import Entry
-from audit_middleware.inventory_record import DATA, Reached, reached
+from audit_middleware.inventory_record import DATA_ACTIONS, NOT_ALLOWED, Reached, reached
 from audit_middleware.record import AuditRecord
 
 _Seen = tuple[str, str, AuditRecord]
@@ -51,11 +51,11 @@ def _keys(records: Sequence[_Seen]) -> list[Hashable | None]:
     """Return for each record something that is the same for those of one entry point, None for what has none."""
     return [
         (record.service, http.protocol, http.method, http.route)
-        if type_ == "request" and (http := record.http) is not None
+        if type_ == "request" and (http := record.http) is not None and http.status != NOT_ALLOWED
         else (record.service, task.kind, task.name)
         if type_ == "task" and (task := record.task) is not None
         else (record.service, record.action, record.resource.type)
-        if type_ == "event" and record.action.startswith(DATA)
+        if type_ == "event" and record.action in DATA_ACTIONS
         else None
         for _, type_, record in records
     ]

@@ -114,6 +114,18 @@ def test_each_entry_point_stands_as_the_gate_has_it():
     ]  # fmt: skip
 
 
+def test_what_a_framework_answers_by_itself_is_no_entry_point_that_nobody_declares():
+    declared = inventory(point("/a"), point("/b", "POST"))
+    seen = [
+        entry("request", 10, rec_of(**http("/a", "HEAD"))),
+        entry("request", 11, rec_of(**http("/b", "OPTIONS"))),
+        entry("request", 12, rec_of(**http("/b", "DELETE", status=405))),
+        entry("request", 13, rec_of(**http("/c", "HEAD"))),
+    ]
+    found = play([[entry("coverage", 1, declared)], seen])
+    assert states(found) == {("GET", "/a"): "unseen", ("POST", "/b"): "unseen", ("HEAD", "/c"): "undeclared"}
+
+
 def test_tasks_commands_and_models_are_matched_by_their_names():
     declared = inventory(
         point("shop.mail", "*", "task"),
