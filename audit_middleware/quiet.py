@@ -10,6 +10,9 @@ from typing import Final
 IS_QUIET: Final[ContextVar[bool]] = ContextVar("audit_quiet", default=False)
 """Whether calls in this context are not recorded."""
 
+IS_ASKING: Final[ContextVar[bool]] = ContextVar("audit_asking", default=False)
+"""Whether the application is asked who acts: what that reads is nobody's reading."""
+
 
 @contextmanager
 def quietly() -> Iterator[None]:

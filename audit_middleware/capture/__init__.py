@@ -2,6 +2,7 @@
 
 What is named here is what an adapter of your own needs: `Observer` knows the settings and begins an `Exchange`,
 its pipeline admits and concludes it, `enter` and `leave` make it current in between. `Outgoing` is a call to others.
+`DataTrail` says what a database layer does to rows.
 For workers and whatever else runs without a request `Runs` knows the settings and begins `Work`, which `run` runs.
 A `Declaration` says what can be called: `EntryPoint` by `EntryPoint`.
 """
@@ -13,6 +14,7 @@ from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
+from audit_middleware.capture.data import DataTrail, Rows, Transaction
 from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
@@ -33,12 +35,15 @@ __all__ = [
     "Answer",
     "AsyncBody",
     "Body",
+    "DataTrail",
     "Declaration",
     "EntryPoint",
     "Exchange",
     "Observer",
     "Outgoing",
+    "Rows",
     "Runs",
+    "Transaction",
     "Work",
     "admit",
     "begin_cgi",

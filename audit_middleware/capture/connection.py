@@ -57,6 +57,10 @@ class Connection:
         self._is_withheld = False
         self._length = b""
         self._seq: int | None = _NOT_APPENDED
+        exchange.ask_user = self._user
+
+    def _user(self) -> object:
+        return self._scope.get("user")
 
     async def receive(self) -> Message:
         """Pass on what the server says."""

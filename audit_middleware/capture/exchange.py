@@ -6,6 +6,7 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -14,6 +15,7 @@ from audit_middleware.capture.allowed import AllowedParts
 from audit_middleware.capture.meaning import (
     ANONYMOUS,
     NO_ROUTE,
+    NOT_KNOWN,
     called_by,
     outcome_from_status,
     principal_of,
@@ -25,6 +27,7 @@ from audit_middleware.capture.said import CurrentAudit, NoAudit, OnFailure
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
 from audit_middleware.errors import RequestRefused
 from audit_middleware.plain import Plainer
+from audit_middleware.quiet import IS_ASKING
 from audit_middleware.record import (
     UNKNOWN,
     AuditRecord,
@@ -72,6 +75,8 @@ class Exchange(AllowedParts):
     trace: TraceIds = NO_TRACE
     auth: bytes | None = None
     user: Any = None
+    ask_user: Callable[[], object] | None = None
+    """How to find out who it is before ``user`` is known, as it is at the end."""
     path_params: object = None
     gate: Gate | None = None
     is_refused = False
@@ -172,7 +177,7 @@ class Exchange(AllowedParts):
 
         One long function on purpose: every call less is a part of a microsecond less in each request.
         """
-        self.is_closed = True
+        self.is_closed, self.ask_user = True, None
         notes = Plainer()
         method, path, route = self.method, self.path, self.route if type(self.route) is str else None
         if len(path) > MAX_PATH:
@@ -220,7 +225,16 @@ class Exchange(AllowedParts):
 
     def principal_now(self) -> Principal:
         """Return who acts, as far as this is known at this moment."""
-        return self._principal(Plainer())
+        ask = self.ask_user
+        if ask is None or self.is_closed or self.principal is not None or self.user is not None or IS_ASKING.get():
+            return self._principal(Plainer())
+        token = IS_ASKING.set(True)
+        try:
+            return self._principal(Plainer(), ask())
+        except Exception:  # noqa: BLE001 - an application's own user object may raise anything
+            return NOT_KNOWN
+        finally:
+            IS_ASKING.reset(token)
 
     def _cause(self) -> Cause | None:
         context = self.cause
@@ -242,8 +256,8 @@ class Exchange(AllowedParts):
             notes.defects.append("action")
         return said
 
-    def _principal(self, notes: Plainer) -> Principal:
-        said = self._who if self._who is not None else self.user
+    def _principal(self, notes: Plainer, asked: object = None) -> Principal:
+        said = self._who if self._who is not None else (self.user if self.user is not None else asked)
         if self.cause is not None:
             return called_by(self.cause, said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
         if said is None and self.auth is None:

@@ -134,11 +134,11 @@ class Work(Exchange):
         defects = [*notes.defects, *([self.context_defect] if self.context_defect is not None else [])]
         return msgspec.structs.replace(record, defects=defects or None, truncated=notes.truncated)
 
-    def _principal(self, notes: Plainer) -> Principal:
+    def _principal(self, notes: Plainer, asked: object = None) -> Principal:
         """Whoever is named, else whoever brought it about, else this service itself."""
         if self._who is not None or self.user is not None or self.cause is None:
             is_named = self._who is not None or self.user is not None
-            return super()._principal(notes) if is_named else Principal(self.service, "service", "none")
+            return super()._principal(notes, asked) if is_named else Principal(self.service, "service", "none")
         return self.cause.principal
 
     def _source(self, notes: Plainer) -> Source:

@@ -8,7 +8,15 @@ from functools import partial
 from typing import Any, Final
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
-from audit_middleware.capture import FAILED, ROUTE, VIEW, Declaration, EntryPoint, plain_principal
+from audit_middleware.capture import (
+    FAILED,
+    ROUTE,
+    VIEW,
+    Declaration,
+    EntryPoint,
+    exchange_at_hand,
+    plain_principal,
+)
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
 
@@ -94,6 +102,9 @@ def _note_route(app: Flask, **_: object) -> None:
         environ = flask.request.environ
         environ[ROUTE] = rule.rule, flask.request.view_args
         environ[VIEW] = app.view_functions.get(rule.endpoint)
+    exchange = exchange_at_hand()
+    if exchange is not None:
+        exchange.ask_user = _user
 
 
 def _note_user(response: Response) -> Response:
