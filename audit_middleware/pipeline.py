@@ -16,7 +16,7 @@ from typing import Final
 
 from audit_middleware import config
 from audit_middleware.capture.coverage import EntryPoint
-from audit_middleware.capture.declared import Declaration, Declared
+from audit_middleware.capture.declared import EVERYWHERE, Declaration, Declared
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.exemption import today
 from audit_middleware.config import Settings
@@ -159,6 +159,10 @@ class Pipeline:
     def take(self, declaration: Declaration) -> None:
         """Do the same with what lives as long as its owner: it is said once in each process that writes a stream."""
         self._declared.add(declaration)
+        self.say_declared()
+
+    def say_declared(self) -> None:
+        """Say what was declared since the stream began, if it has."""
         if self._own_recorder.stream is not None:
             self._say_declared()
 
@@ -238,6 +242,16 @@ def divert(diversion: Callable[[Pipeline], Recorder] | None) -> Callable[[Pipeli
     for pipeline in list(_every):
         pipeline.follow_diversion()
     return before
+
+
+def declare_everywhere(declaration: Declaration) -> None:
+    """Declare what is not of one application, such as models, in each pipeline of this process, now and later.
+
+    It takes the place of an earlier one of the same component, and is said again where that was said.
+    """
+    EVERYWHERE[:] = [*(each for each in EVERYWHERE if each.component != declaration.component), declaration]
+    for pipeline in list(_every):
+        pipeline.say_declared()
 
 
 _shared: dict[tuple[Settings, str], Pipeline] = {}

@@ -4,7 +4,7 @@ What is named here is what an adapter of your own needs: `Observer` knows the se
 its pipeline admits and concludes it, `enter` and `leave` make it current in between. `Outgoing` is a call to others.
 `DataTrail` says what a database layer does to rows.
 For workers and whatever else runs without a request `Runs` knows the settings and begins `Work`, which `run` runs.
-A `Declaration` says what can be called: `EntryPoint` by `EntryPoint`.
+A `Declaration` says what can be called: `EntryPoint` by `EntryPoint`; `declare_everywhere` is for models.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
 from audit_middleware.capture.coverage import ANY, EntryPoint
-from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.data import DataTrail, Rows, Transaction
+from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
 from audit_middleware.capture.identify import FAILED, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
@@ -22,6 +22,7 @@ from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
 from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
+from audit_middleware.pipeline import declare_everywhere
 
 __all__ = [
     "ANY",
@@ -50,6 +51,7 @@ __all__ = [
     "call_route",
     "carry_out",
     "conclude",
+    "declare_everywhere",
     "enter",
     "exchange_at_hand",
     "identified",

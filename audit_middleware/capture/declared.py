@@ -39,6 +39,10 @@ class Declaration:
     only_pid: int | None = None
 
 
+EVERYWHERE: Final[list[Declaration]] = []
+"""What every pipeline of this process declares: models are not of one application."""
+
+
 class Declared:
     """The declarations of one pipeline. Thread-safe, fork-safe; nothing here raises.
 
@@ -98,7 +102,7 @@ class Declared:
 
     def _live(self) -> list[Declaration]:
         pid = os.getpid()
-        found = [each() for each in self._declarations]
+        found = [*(each() for each in self._declarations), *EVERYWHERE]
         return [each for each in found if each is not None and each.only_pid in {None, pid}]
 
     def _unsaid(self, life: _Life) -> list[str]:

@@ -35,6 +35,7 @@ from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import parse_frame
 from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records
+from tests.shipping.kit import wait_until
 
 
 class Base(DeclarativeBase):
@@ -440,3 +441,27 @@ def test_an_application_that_listens_itself_is_not_disturbed(engine, request_of_
     with engine.connect() as connection:
         assert connection.execute(select(CUSTOMERS.c.id)).scalars().all() == [1, 2, 3]
     assert heard == [1]
+
+
+def test_what_is_declared_is_in_the_inventory_of_every_pipeline_also_later(tmp_path):
+    def said(folder):
+        found = [record for record in records(folder, "coverage") if record["component"] == "sqlalchemy"]
+        return [[(each["kind"], each["method"], each["route"]) for each in record["entry_points"]] for record in found]
+
+    early, late = make_pipeline(tmp_path / "early"), make_pipeline(tmp_path / "late")
+    first = audit_models(Customer)
+    early.start()
+    wait_until(lambda: said(tmp_path / "early"))
+    second = audit_models(Payment)
+    try:
+        wait_until(lambda: len(said(tmp_path / "early")) == 2)
+        late.start()
+        wait_until(lambda: said(tmp_path / "late"))
+        both = [("model", "*", "Customer"), ("model", "*", "Payment")]
+        assert said(tmp_path / "early") == [both[:1], both]
+        assert said(tmp_path / "late") == [both]
+    finally:
+        second()
+        first()
+        early.close()
+        late.close()

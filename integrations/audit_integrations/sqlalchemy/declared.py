@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapper, configure_mappers
 from audit_integrations.patching import Undo
 from audit_integrations.sqlalchemy import watching
 from audit_middleware import ConfigurationError
+from audit_middleware.capture import ANY, Declaration, EntryPoint, declare_everywhere
 
 _lock: Final = Lock()
 
@@ -32,6 +33,7 @@ def audit_models(*models: Any) -> Undo:  # noqa: ANN401 - mapped classes and tab
     with _lock:
         added = {table: label for table, label in found.items() if table not in watching.DECLARED}
         _change(lambda: watching.DECLARED.update(added))
+    declare_everywhere(Declaration("sqlalchemy", entry_points, ("sqlalchemy",)))
 
     def undo() -> None:
         with _lock:
@@ -43,6 +45,11 @@ def audit_models(*models: Any) -> Undo:  # noqa: ANN401 - mapped classes and tab
 def declared_models() -> list[str]:
     """Return what the declared models are called on record, in order."""
     return sorted(set(watching.DECLARED.values()))
+
+
+def entry_points() -> Iterator[EntryPoint]:
+    """Yield every declared model."""
+    return (EntryPoint("model", ANY, label, "") for label in declared_models())
 
 
 def _change(change: Callable[[], object]) -> None:
