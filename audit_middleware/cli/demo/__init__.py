@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from audit_middleware.cli.demo.claims import Claims, check_delivery, check_tampering, check_verification
-from audit_middleware.cli.demo.following import check_following, check_switched_off
+from audit_middleware.cli.demo.following import check_coverage, check_following, check_switched_off
 from audit_middleware.cli.demo.processes import Demo
 from audit_middleware.cli.demo.traffic import Traffic
 from audit_middleware.cli.output import json_option, print_json
@@ -70,6 +70,7 @@ def _run(demo: Demo, claims: Claims, seconds: float) -> None:
         demo.watch(traffic, seconds)
     demo.say("alice checks an order out: orders, billing, the back office and the worker act for her")
     demo.say("what came of it:\n" + check_following(demo, claims))
+    check_coverage(demo, claims)
     demo.say("billing starts again with its audit trail switched off")
     check_switched_off(demo, claims)
     demo.say("waiting until the spool has drained, then stopping the services")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,6 +39,26 @@ def check_following(demo: Demo, claims: Claims) -> str:
         + (f"; {', '.join(marks)}" if marks else ""),
     )
     return demo.run("trace", request_id, "--url", demo.collector_url).stdout.decode("utf-8", "replace")
+
+
+def check_coverage(demo: Demo, claims: Claims) -> None:
+    """Ask what the services declare, and how much of it is on record."""
+    services: list[dict[str, Any]] = []
+
+    def is_known() -> bool:
+        services[:] = _json(demo, "coverage", "--url", demo.collector_url, "--json").get("services", [])
+        declaring = {each["service"] for each in services if each["components"]}
+        return declaring == set(_SERVICES) and all(each["states"]["audited"] for each in services)
+
+    within = _wait(is_known, PATIENCE_S)
+    states = Counter({state: 0 for each in services for state in each["states"]})
+    for each in services:
+        states.update(each["states"])
+    claims.check(
+        "every way into three services and a worker is known, with what is on record of it, and none is undeclared",
+        within is not None and not states["undeclared"] and not states["expired"],
+        ", ".join(f"{number} {state}" for state, number in states.items() if number),
+    )
 
 
 def check_switched_off(demo: Demo, claims: Claims) -> None:
