@@ -20,6 +20,10 @@ from audit_middleware.record import Outcome, Resource
 
 SIGN_IN: Final = "auth.sign_in"
 SIGN_OUT: Final = "auth.sign_out"
+USER_CREATE: Final = "auth.user_create"
+USER_DELETE: Final = "auth.user_delete"
+USER_ACTIVATE: Final = "auth.user_activate"
+USER_DEACTIVATE: Final = "auth.user_deactivate"
 PASSWORD_CHANGE: Final = "auth.password_change"  # noqa: S105 - the name of an action
 ROLE_CHANGE: Final = "auth.role_change"
 PERMISSION_CHANGE: Final = "auth.permission_change"
@@ -45,6 +49,26 @@ def sign_out(user: str) -> None:
     _event(SIGN_OUT, ("user", user), principal=user)
 
 
+def user_created(user: str, *, roles: Iterable[str] = ()) -> None:
+    """Record that ``user`` is one from now on, and which roles came with that."""
+    _event(USER_CREATE, ("user", user), details={"roles": list(roles)})
+
+
+def user_deleted(user: str) -> None:
+    """Record that ``user`` is no user any more."""
+    _event(USER_DELETE, ("user", user))
+
+
+def user_activated(user: str) -> None:
+    """Record that ``user`` may sign in again."""
+    _event(USER_ACTIVATE, ("user", user))
+
+
+def user_deactivated(user: str) -> None:
+    """Record that ``user`` may not sign in any more."""
+    _event(USER_DEACTIVATE, ("user", user))
+
+
 def password_changed(user: str) -> None:
     """Record that the password of ``user`` was changed, or set anew."""
     _event(PASSWORD_CHANGE, ("user", user))
@@ -55,9 +79,12 @@ def role_changed(user: str, *, before: Iterable[str], after: Iterable[str]) -> N
     _event(ROLE_CHANGE, ("user", user), details={"before": list(before), "after": list(after)})
 
 
-def permission_changed(user: str, *, granted: Iterable[str] = (), revoked: Iterable[str] = ()) -> None:
-    """Record which permissions ``user`` was given, and which were taken away."""
-    _event(PERMISSION_CHANGE, ("user", user), details={"granted": list(granted), "revoked": list(revoked)})
+def permission_changed(
+    user: str | tuple[str, object], *, granted: Iterable[str] = (), revoked: Iterable[str] = ()
+) -> None:
+    """Record which permissions ``user``, or a ``("group", name)``, was given, and which were taken away."""
+    whose = user if isinstance(user, tuple) else ("user", user)
+    _event(PERMISSION_CHANGE, whose, details={"granted": list(granted), "revoked": list(revoked)})
 
 
 def exported(resource: Named, *, rows: int, to: str) -> None:

@@ -31,6 +31,17 @@ def request_of_alice(pipeline):
     [
         (lambda: events.password_changed("bob"), "auth.password_change", ("user", "bob"), {}),
         (
+            lambda: events.user_created("bob", roles=["clerk"]),
+            "auth.user_create", ("user", "bob"), {"details": {"roles": ["clerk"]}},
+        ),
+        (lambda: events.user_deleted("bob"), "auth.user_delete", ("user", "bob"), {}),
+        (lambda: events.user_activated("bob"), "auth.user_activate", ("user", "bob"), {}),
+        (lambda: events.user_deactivated("bob"), "auth.user_deactivate", ("user", "bob"), {}),
+        (
+            lambda: events.permission_changed(("group", "clerks"), revoked=["refund"]),
+            "auth.permission_change", ("group", "clerks"), {"details": {"granted": [], "revoked": ["refund"]}},
+        ),
+        (
             lambda: events.role_changed("bob", before=["clerk"], after=["clerk", "admin"]),
             "auth.role_change", ("user", "bob"), {"details": {"before": ["clerk"], "after": ["clerk", "admin"]}},
         ),

@@ -7,22 +7,26 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def django_project():
+def django_project(tmp_path_factory):
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.integrations.django_project.settings"
     import django
     from django.conf import settings
     from django.core.management import call_command
     from django.db import connections
 
+    from tests.capture.kit import make_pipeline
+
     django.setup()
     database = Path(settings.DATABASES["default"]["NAME"])
     database.unlink(missing_ok=True)
     call_command("migrate", verbosity=0)
     from django.contrib.auth.models import User
+    from django.test import override_settings
 
-    User.objects.create_user("alice", password="alice")
-    User.objects.create_user("bob", password="bob")
-    User.objects.create_superuser("root", password="root")
+    with override_settings(AUDIT={"PIPELINE": make_pipeline(tmp_path_factory.mktemp("project"))}):
+        User.objects.create_user("alice", password="alice")
+        User.objects.create_user("bob", password="bob")
+        User.objects.create_superuser("root", password="root")
     yield
     connections.close_all()
     database.unlink(missing_ok=True)

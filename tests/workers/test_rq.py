@@ -84,3 +84,26 @@ def test_a_forged_or_moved_context_is_a_defect_and_no_principal(place, queue):
         ("8", "shop", ["context.misplaced"]),
         ("9", "shop", ["context.forged"]),
     ]
+
+
+@pytest.mark.parametrize("worker", ["AuditWorker", "AuditSimpleWorker"])
+def test_a_job_whose_record_cannot_be_kept_waits_and_runs_when_it_can_be(place, queue, worker):
+    spool = place.folder / "spool"
+    spool.write_text("not a folder")
+    quick = send(place, queue, "quick", "ran", job_timeout=4)
+    again = send(place, queue, "again", 1, job_timeout=4)
+    start(place, worker)
+    place.until(lambda: all(len(queue.fetch_job(each).results()) >= 2 for each in (quick, again)))
+    assert not (place.folder / "ran").exists()
+    assert {queue.fetch_job(each).get_status() for each in (quick, again)} <= {"queued", "started"}
+    assert queue.failed_job_registry.get_job_ids() == []
+    spool.unlink()
+    found = place.wait(3)
+    place.stop()
+    ends = [(each["task"]["id"], each["task"]["run"], each["task"]["ended"]) for each in found]
+    assert sorted(ends) == sorted([(quick, 1, "complete"), (again, 1, "retry"), (again, 2, "complete")])
+    assert (place.folder / "ran").exists()
+    assert {each["principal"]["id"] for each in found} == {"alice"}
+    assert [each for each in found if "defects" in each] == []
+    assert len(place.lines("attempt")) == 3
+    place.verify()

@@ -1,4 +1,7 @@
-"""Django's signals as records: signed in, signed out, not let in, sessions taken over; and what nobody handled."""
+"""Django's signals as records: signed in, signed out, not let in, sessions taken over; and what nobody handled.
+
+Users, their rights and the admin have modules of their own: `accounts`, `memberships`, `administration`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.core.signals import got_request_exception
 from django.http import HttpRequest
 
-from audit_integrations.django import hijacking
+from audit_integrations.django import accounts, administration, hijacking, memberships
 from audit_integrations.django.conf import OBSERVER
 from audit_integrations.django.exchanges import exchange_at_hand, exchange_of
+from audit_integrations.django.telling import contained
 from audit_integrations.django.users import described, named, note_signed_out
 from audit_middleware import AuditError, Pipeline
 from audit_middleware.capture import Exchange
@@ -31,6 +35,8 @@ def connect() -> None:
     user_login_failed.connect(not_signed_in, dispatch_uid="audit")
     got_request_exception.connect(not_handled, dispatch_uid="audit")
     hijacking.connect(hijacked, released)
+    for each in (accounts, memberships, administration):
+        contained(each.connect)()
 
 
 def signed_in(sender: object, request: HttpRequest | None = None, user: Any = None, **_: object) -> None:  # noqa: ANN401, ARG001 - Django's signature

@@ -83,8 +83,7 @@ class AuditJob(Job):
                 admit(work, runs.pipeline)
             except RequestRefused:
                 runs.again(work, self.meta.get(CARRIER))
-                time.sleep(DEFER_S)  # an interval would need RQ's scheduler, which may not run
-                return Retry(max=_ALWAYS)
+                return self._later()
         self._count()
         with carry_out(work, runs.pipeline):
             try:
@@ -98,6 +97,14 @@ class AuditJob(Job):
             if isinstance(result, Retry):
                 work.end, work.reason = "retry", "Retry"
             return result
+
+    def _later(self) -> Retry:
+        """Let the job come again, as if this had been no try; its time limit runs already, and is not to be met."""
+        limit: Any = self.timeout
+        is_short = isinstance(limit, int | float) and 0 < limit < 2 * DEFER_S
+        time.sleep(limit / 2 if is_short else DEFER_S)  # an interval would need RQ's scheduler, which may not run
+        self.number_of_retries = (self.number_of_retries or 0) - 1  # RQ adds one
+        return Retry(max=_ALWAYS)
 
     def _count(self) -> None:
         self.meta[_RUNS] = _runs_before(self) + 1
