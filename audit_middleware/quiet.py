@@ -22,3 +22,13 @@ def quietly() -> Iterator[None]:
         yield
     finally:
         IS_QUIET.reset(token)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Ask the application who acts inside of this block: what that reads is nobody's reading."""
+    token = IS_ASKING.set(True)
+    try:
+        yield
+    finally:
+        IS_ASKING.reset(token)

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 
+from audit_integrations.django import rows
 from audit_integrations.django.conf import make_live
 from audit_middleware import ConfigurationError
 from audit_middleware.config import problems
@@ -18,8 +19,8 @@ MIDDLEWARE: Final = "audit_integrations.django.AuditMiddleware"
 
 
 def check_audit(app_configs: Sequence[Any] | None = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - Django's signature
-    """Return what is wrong with the order of the middleware, the settings, the keys and the spool."""
-    return [*_order(), *_settings()]
+    """Return what is wrong with the order of the middleware, the settings, keys, spool and models."""
+    return [*_order(), *_settings(), *_rows()]
 
 
 def _order() -> Iterator[CheckMessage]:
@@ -44,3 +45,14 @@ def _settings() -> Iterator[CheckMessage]:
         yield CheckWarning(problem.message, hint=problem.hint, id=problem.id)
     if observer.settings.durability != "memory" and (reason := why_unusable(observer.settings.spool_dir)):
         yield Error(reason, hint="name a folder of this user's own as SPOOL_DIR", id="audit.E022")
+
+
+def _rows() -> Iterator[CheckMessage]:
+    for problem in rows.problems():
+        yield Error(
+            problem, hint="see the table of problems in the settings' documentation", id=problem.partition(":")[0]
+        )
+    for doubt in rows.unsure():
+        yield CheckWarning(
+            doubt, hint="see whether it calls Django's own, else its rows are not on record", id="audit.W022"
+        )

@@ -14,7 +14,7 @@ from audit_middleware.capture import Declaration, Observer
 from audit_middleware.config import SETTINGS
 
 _NAMES: Final = {name.upper(): name for name in SETTINGS}
-_OURS: Final = frozenset({"COMMANDS", "IDENTIFY", "PIPELINE"})
+_OURS: Final = frozenset({"COMMANDS", "IDENTIFY", "MODELS", "PIPELINE"})
 
 
 class Live(NamedTuple):
@@ -93,6 +93,17 @@ def commands() -> bool | frozenset[str]:
     if isinstance(named, list | tuple | set | frozenset) and all(isinstance(each, str) for each in named):
         return frozenset(named)
     raise ConfigurationError("audit.E002: AUDIT['COMMANDS']: expected True, or a list of the names of commands")
+
+
+def models() -> tuple[str, ...]:
+    """Return the labels of the models whose rows are on record; raise `ConfigurationError` for anything but a list."""
+    given = getattr(settings, "AUDIT", None)
+    named = given.get("MODELS") if isinstance(given, Mapping) else None
+    if named is None:
+        return ()
+    if isinstance(named, list | tuple | set | frozenset) and all(isinstance(each, str) for each in named):
+        return tuple(named)
+    raise ConfigurationError("audit.E023: AUDIT['MODELS']: expected a list of labels, such as ['shop.Customer']")
 
 
 def _identify(given: object) -> Identify | None:

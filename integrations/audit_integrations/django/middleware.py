@@ -9,13 +9,13 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 
-from audit_integrations.django import commands, events
+from audit_integrations.django import commands, events, rows
 from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
 from audit_integrations.django.exchanges import exchange_of, note_route
 from audit_integrations.django.identify import Identify
 from audit_integrations.django.routes import declaration, route_of, view_of
-from audit_integrations.django.users import principal_at_hand, principal_of, principal_of_async
+from audit_integrations.django.users import principal_at_hand, principal_now, principal_of, principal_of_async
 from audit_middleware import Pipeline
 from audit_middleware.capture import (
     FAILED,
@@ -32,6 +32,7 @@ from audit_middleware.capture import (
     refusal,
 )
 from audit_middleware.capture.body import is_asked
+from audit_middleware.quiet import asking
 
 GetResponse = Callable[[HttpRequest], Any]
 
@@ -66,6 +67,7 @@ class AuditMiddleware:
         OBSERVER.declare(declaration())
         commands.declare()
         events.connect()
+        rows.connect()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Observe one request."""
@@ -125,6 +127,7 @@ class AuditMiddleware:
     def _tell(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
         """Answer, and tell the middleware around the project what only Django knows."""
         identify = OBSERVER.get().identify
+        _let_ask(request, outer, identify)
         try:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
@@ -137,6 +140,7 @@ class AuditMiddleware:
 
     async def _tell_async(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
         identify = OBSERVER.get().identify
+        _let_ask(request, outer, identify)
         try:
             response: HttpResponseBase = await self.get_response(request)
         except BaseException:
@@ -154,23 +158,35 @@ def _begin(request: HttpRequest) -> Observed:
     exchange = begin_cgi(observer, pipeline, request.META)
     if is_asked():
         follow_body(request, exchange)
+    _let_ask(request, exchange, live.identify)
     answer = Answer(observer, pipeline, exchange, request.META, request)
     return Observed(observer, live.identify, pipeline, exchange, answer)
+
+
+def _let_ask(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
+    """Let events name who acts while the view still runs, as far as somebody has asked for it by then."""
+
+    def known() -> object:
+        return principal_now(request) or (FAILED if identify is not None else None)
+
+    exchange.ask_user = known
 
 
 def _note_principal(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
     """Ask who it was, if the view did not say."""
     if exchange.principal is None:
-        exchange.principal = principal_of(request)
-        if exchange.principal is None and identify is not None:
-            exchange.principal = identify(request)
+        with asking():
+            exchange.principal = principal_of(request)
+            if exchange.principal is None and identify is not None:
+                exchange.principal = identify(request)
 
 
 async def _note_principal_async(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
     if exchange.principal is None:
-        exchange.principal = await principal_of_async(request)
-        if exchange.principal is None and identify is not None:
-            exchange.principal = await identify.asked(request)
+        with asking():
+            exchange.principal = await principal_of_async(request)
+            if exchange.principal is None and identify is not None:
+                exchange.principal = await identify.asked(request)
 
 
 def _note_principal_at_hand(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:

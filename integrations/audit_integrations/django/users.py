@@ -14,6 +14,7 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from audit_middleware.capture import FAILED
+from audit_middleware.quiet import asking
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 _UNREADABLE: Final = "audit: the user of the request cannot be read"
@@ -64,6 +65,19 @@ def principal_at_hand(request: HttpRequest) -> object:
         return FAILED
 
 
+def principal_now(request: HttpRequest) -> object:
+    """Return the same while the view runs; raises what reading a session that was taken over raises.
+
+    Whoever asked for the user has read its session too, so that this changes nothing about the answer to be given.
+    """
+    user = request.__dict__.get("user")
+    if user is None or _is_unread(request):
+        user = getattr(request, "_acached_user", None)
+    if user is not None and _may_be_hijacked(request) and request.session.accessed:
+        return described(request, user) or _signed_out(request)
+    return principal_at_hand(request)
+
+
 def described(request: HttpRequest, user: Any) -> object:  # noqa: ANN401 - any user model
     """Return a user as the principal of ``request``: the one who really acts, and on whose behalf."""
     if user is None or not user.is_authenticated:
@@ -74,7 +88,8 @@ def described(request: HttpRequest, user: Any) -> object:  # noqa: ANN401 - any 
     session = request.session
     key = _hijacker(user, session.get(SESSION_KEY), session.get(_HISTORY))
     try:
-        real = _users().get(pk=key) if key is not None else None
+        with asking():
+            real = _users().get(pk=key) if key is not None else None
     except ObjectDoesNotExist:
         real = key
     return _acting(request, user, real)
@@ -89,7 +104,8 @@ async def _described_async(request: HttpRequest, user: Any) -> object:  # noqa: 
     session = request.session
     key = _hijacker(user, await session.aget(SESSION_KEY), await session.aget(_HISTORY))
     try:
-        real = await _users().aget(pk=key) if key is not None else None
+        with asking():
+            real = await _users().aget(pk=key) if key is not None else None
     except ObjectDoesNotExist:
         real = key
     return _acting(request, user, real)

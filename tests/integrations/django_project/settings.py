@@ -18,6 +18,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "rest_framework.authtoken",
     "audit_integrations.django",
+    "tests.integrations.django_project.shop",
 ]
 MIDDLEWARE = [
     "audit_integrations.django.AuditMiddleware",

@@ -176,6 +176,7 @@ conformance = [
 ]
 urlpatterns = [
     path("conformance/", include(conformance)),
+    path("shop/", include("tests.integrations.django_project.shop.urls")),
     path("rules/", include("tests.integrations.django_project.rules")),
     path("admin/", admin.site.urls),
     path("hello/", hello),

@@ -1,0 +1,1 @@
+"""Models whose rows are sensitive, and one that is not."""
