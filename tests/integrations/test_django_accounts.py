@@ -454,6 +454,20 @@ def test_several_objects_that_the_admin_deletes_at_once_are_as_many_events(admin
     assert len(groups) == 2
 
 
+def test_an_entry_that_code_writes_and_changes_is_one_event_without_its_text(carol, tmp_path):
+    from django.contrib.admin.models import CHANGE, LogEntry
+
+    entry = LogEntry.objects.create(user=carol, object_id="7", object_repr="secret", action_flag=CHANGE)
+    entry.change_message = "secret"
+    entry.save()
+    (event,) = records(tmp_path, "event")
+    assert (event["action"], event["resource"], event["reason"]) == (
+        "admin.access", {"type": "unknown", "id": "7"}, "change",
+    )  # fmt: skip
+    assert event["principal"] == SERVICE
+    assert "secret" not in json.dumps(event)
+
+
 def test_a_user_without_any_rights_who_is_refused_by_the_admin_leaves_no_event(project, tmp_path):
     from django.contrib.auth.models import User
     from django.test import Client
