@@ -226,8 +226,10 @@ class Exchange(AllowedParts):
     def principal_now(self) -> Principal:
         """Return who acts, as far as this is known at this moment."""
         ask = self.ask_user
-        if ask is None or self.is_closed or self.principal is not None or self.user is not None or IS_ASKING.get():
+        if ask is None or self.is_closed or self.principal is not None or self.user is not None:
             return self._principal(Plainer())
+        if IS_ASKING.get():
+            return NOT_KNOWN
         token = IS_ASKING.set(True)
         try:
             return self._principal(Plainer(), ask())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
@@ -164,12 +165,26 @@ def _begin(request: HttpRequest) -> Observed:
 
 
 def _let_ask(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
-    """Let events name who acts while the view still runs, as far as somebody has asked for it by then."""
+    """Let events name who acts while the view still runs, as far as somebody has asked for it by then.
+
+    ``IDENTIFY`` is asked where nobody is signed in, but for the event loop, which it could hold up.
+    """
 
     def known() -> object:
-        return principal_now(request) or (FAILED if identify is not None else None)
+        who = principal_now(request)
+        if who is not None or identify is None:
+            return who
+        return FAILED if _is_in_loop() else identify(request)
 
     exchange.ask_user = known
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _note_principal(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
