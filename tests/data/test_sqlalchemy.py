@@ -235,6 +235,13 @@ def test_every_way_of_reading_is_on_record_once(engine, request_of_alice, tmp_pa
         (lambda s: s.execute(update(CUSTOMERS).values(email="x").returning(CUSTOMERS.c.id)).all(), [("update", "Customer", "3 rows", ["1", "2", "3"], None)]),
         (lambda s: s.execute(delete(CUSTOMERS).where(CUSTOMERS.c.email != "x")), [("delete", "Customer", "3 rows", None, ["details.keys"])]),
         (lambda s: s.execute(delete(Line).where(Line.order == "a/b", Line.position == 1)), [("delete", "Line", "a%2Fb/1", None, None)]),
+        (lambda s: s.execute(update(Customer).where(func.abs(Customer.id) == 1).values(email="x")), [("update", "Customer", "1", None, None)]),
+        (lambda s: s.execute(update(Customer).where(func.abs(Customer.id) == 99).values(email="x")), []),
+        (
+            lambda s: s.execute(update(Customer).where(func.abs(Customer.id) > 0).values(email="x").returning(Customer.email)).all(),
+            [("update", "Customer", "3 rows", ["1", "2", "3"], None)],
+        ),
+        (lambda s: s.execute(delete(Customer).where(func.abs(Customer.id) == 2)), [("delete", "Customer", "2", None, None)]),
         (lambda s: s.execute(update(Customer), [{"id": 1, "email": "x"}, {"id": 2, "email": "y"}]), [("update", "Customer", "2 rows", ["1", "2"], None)]),
     ],
 )  # fmt: skip
@@ -247,6 +254,27 @@ def test_every_way_of_changing_is_on_record_with_its_keys_or_says_that_they_are_
         assert said(tmp_path) == expected  # before the commit
         session.commit()
     assert said(tmp_path) == expected
+
+
+def test_what_this_cannot_tell_is_on_record_as_unknown_rows_and_fails_nothing(
+    engine, request_of_alice, tmp_path, monkeypatch, caplog
+):
+    def fail(*_):
+        raise AttributeError("a later release")
+
+    monkeypatch.setattr("audit_integrations.sqlalchemy.watching._changed", fail)
+    monkeypatch.setattr("audit_integrations.sqlalchemy.watching.RecordedFetch", fail)
+    with Session(engine) as session:
+        assert len(session.scalars(select(Customer)).all()) == 3
+        session.execute(update(CUSTOMERS).values(email="x"))
+        session.rollback()
+    assert said(tmp_path) == [
+        ("read", "Customer", "unknown", None, ["resource.id"]),
+        ("update", "Customer", "unknown", None, ["resource.id"]),
+        ("update", "Customer", "unknown", None, ["resource.id"]),
+    ]
+    assert records(tmp_path, "event")[-1]["reason"] == "rolled back"
+    assert "is not known" in caplog.text
 
 
 def test_a_record_says_who_in_which_request_and_is_what_the_inventory_expects(engine, request_of_alice, tmp_path):
@@ -359,7 +387,7 @@ def test_a_fault_of_ours_does_not_fail_the_statement(engine, request_of_alice, m
     monkeypatch.setattr("audit_integrations.sqlalchemy.watching._note", lambda *_: 1 / 0)
     with Session(engine) as session, caplog.at_level(logging.ERROR):
         assert session.get(Customer, 1) is not None
-    assert "not on record" in caplog.text
+    assert "is not known" in caplog.text
 
 
 @pytest.mark.anyio

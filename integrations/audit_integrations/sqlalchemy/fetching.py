@@ -116,6 +116,11 @@ def fetched_now(result: Any, seen: Seen) -> list[object]:  # noqa: ANN401 - a cu
     return _keys(rows, readers)
 
 
+def fetched_before(rows: Iterable[Any], seen: Seen) -> list[object]:
+    """Return the keys of rows that SQLAlchemy has fetched by itself, as an ORM session asks for what it changed."""
+    return _keys(rows, [_reader([(at, None) for at in positions]) for positions in seen.positions])
+
+
 def _keys(rows: Iterable[Any], readers: Sequence[Reader]) -> list[object]:
     found: dict[object, None] = {}
     for read in readers:
@@ -143,8 +148,12 @@ def _readers(result: Any, seen: Seen) -> list[Reader]:  # noqa: ANN401 - as abov
             (at, columns[at].type._cached_result_processor(dialect, description[at][1]))  # noqa: SLF001 - as SQLAlchemy does
             for at in positions
         ]
-        readers.append(_single(*parts[0]) if len(parts) == 1 else _composite(parts))
+        readers.append(_reader(parts))
     return readers
+
+
+def _reader(parts: Sequence[tuple[int, Any]]) -> Reader:
+    return _single(*parts[0]) if len(parts) == 1 else _composite(parts)
 
 
 def _single(at: int, process: Any) -> Reader:  # noqa: ANN401 - a function, or None
@@ -153,7 +162,7 @@ def _single(at: int, process: Any) -> Reader:  # noqa: ANN401 - a function, or N
     return lambda row: _processed(process, row[at])
 
 
-def _composite(parts: list[tuple[int, Any]]) -> Reader:
+def _composite(parts: Sequence[tuple[int, Any]]) -> Reader:
     def read(row: Any) -> object:  # noqa: ANN401 - a row of the driver
         values = tuple(_processed(process, row[at]) if process is not None else row[at] for at, process in parts)
         return None if all(value is None for value in values) else values

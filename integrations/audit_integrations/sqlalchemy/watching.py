@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Delete, Engine, Insert, Table, Update, event
 
-from audit_integrations.sqlalchemy.fetching import RecordedFetch, fetched_now
+from audit_integrations.sqlalchemy.fetching import RecordedFetch, fetched_before, fetched_now
 from audit_integrations.sqlalchemy.plans import Plan, Target, plan_of
 from audit_middleware.capture import DataTrail, Rows, Transaction
 from audit_middleware.errors import RequestRefused
@@ -55,16 +55,37 @@ def _after(conn: Connection, *said: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
     if compiled is None or TRAIL.is_quiet:
         return
     try:
-        plans = _plans
-        plan = plans[compiled] if compiled in plans else plans.setdefault(compiled, plan_of(compiled, DECLARED))
-        if plan is None:
-            return
-        _note(conn, result, plan)
+        plan = _planned(compiled)
+        if plan is not None:
+            _note_contained(conn, result, plan)
     except RequestRefused:
         _let_go(result)
         raise
     except Exception:  # noqa: BLE001 - containment: a fault of ours must not fail the statement
         LOGGER.exception("audit: what a statement does to declared models is not on record")
+
+
+def _planned(compiled: Any) -> Plan | None:  # noqa: ANN401 - a statement as its dialect spells it
+    plans = _plans
+    return plans[compiled] if compiled in plans else plans.setdefault(compiled, plan_of(compiled, DECLARED))
+
+
+def _note_contained(conn: Connection, result: Any, plan: Plan) -> None:  # noqa: ANN401 - a cursor's result
+    """Note what is known; where that fails, that something was done to rows, though nobody knows which."""
+    try:
+        _note(conn, result, plan)
+    except RequestRefused:
+        raise
+    except Exception:  # noqa: BLE001 - containment: a fault of ours must not fail the statement
+        LOGGER.exception("audit: which rows a statement read or changed is not known")
+        target = plan.target
+        for method, label in (
+            [(target.method, target.label)] if target else [("read", seen.label) for seen in plan.reads]
+        ):
+            rows = Rows(method, label, None)
+            TRAIL.note(rows)
+            if target is not None:
+                _remember(conn, rows)
 
 
 def _note(conn: Connection, result: Any, plan: Plan) -> None:  # noqa: ANN401 - a cursor's result
@@ -74,9 +95,9 @@ def _note(conn: Connection, result: Any, plan: Plan) -> None:  # noqa: ANN401 - 
         if rows.number == 0:
             return
         TRAIL.note(rows)
-        if not conn._is_autocommit_isolation():  # noqa: SLF001 - an option here or of the engine; SQLAlchemy's own question
-            _transaction(conn).add(rows)
-    if not result.returns_rows or (target is not None and target.method == "create"):
+        _remember(conn, rows)
+    is_over = result.cursor is None  # the rows of a change were taken by SQLAlchemy itself
+    if is_over or not result.returns_rows or (target is not None and target.method == "create"):
         for seen in plan.reads:
             if target is None or seen.label != target.label:
                 TRAIL.note(Rows("read", seen.label, None))
@@ -84,6 +105,12 @@ def _note(conn: Connection, result: Any, plan: Plan) -> None:  # noqa: ANN401 - 
     reads = plan.reads if target is None else tuple(seen for seen in plan.reads if seen.label != target.label)
     if reads:
         result.cursor_strategy = RecordedFetch(result.cursor_strategy, result, reads, TRAIL)
+
+
+def _remember(conn: Connection, rows: Rows) -> None:
+    """Remember a change until its transaction ends."""
+    if not conn._is_autocommit_isolation():  # noqa: SLF001 - an option here or of the engine; SQLAlchemy's own question
+        _transaction(conn).add(rows)
 
 
 def _changed(result: Any, target: Target, plan: Plan) -> Rows:  # noqa: ANN401 - a cursor's result
@@ -99,7 +126,9 @@ def _changed(result: Any, target: Target, plan: Plan) -> Rows:  # noqa: ANN401 -
             return Rows(target.method, target.label, keys)
     returned = next((seen for seen in plan.reads if seen.label == target.label and seen.positions), None)
     if returned is not None and result.returns_rows:
-        return Rows(target.method, target.label, fetched_now(result, returned))
+        rows = context.returned_default_rows
+        keys = fetched_now(result, returned) if result.cursor is not None else fetched_before(rows or (), returned)
+        return Rows(target.method, target.label, keys)
     return Rows(target.method, target.label, None, count)
 
 
