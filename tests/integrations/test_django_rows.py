@@ -323,7 +323,7 @@ def test_a_rollback_that_nobody_raised_is_said_to_be(alice, tmp_path):
         change(2)
         transaction.set_rollback(True)
     with transaction.atomic():
-        place = transaction.savepoint()
+        place = connection.savepoint()
         change(3)
         transaction.savepoint_rollback(place)
     undone = [each for each in lasting(tmp_path) if each[1] == "failure"]

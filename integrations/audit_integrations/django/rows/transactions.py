@@ -72,7 +72,7 @@ def _going_back(trail: DataTrail) -> Callable[[Method], Method]:
         def savepoint_rollback(connection: Any, sid: str) -> None:  # noqa: ANN401 - Django's signature
             original(connection, sid)
             found = vars(connection).get(_ATTRIBUTE)
-            if found is not None and connection.in_atomic_block:
+            if found is not None and connection._savepoint_allowed():  # noqa: SLF001 - what Django asks before it does anything
                 _contained(lambda _: trail.rolled_back(found.back_to(sid)), connection)
 
         return savepoint_rollback
