@@ -127,6 +127,12 @@ def of(name):
     return getattr(functions, name, None) or getattr(aggregates, name)
 
 
+def numbered():
+    from django.db.models import F, Window
+
+    return Window(of("RowNumber")(), order_by=F("id").asc())
+
+
 def groups(*names):
     from django.contrib.auth.models import Group
 
@@ -162,6 +168,7 @@ def groups(*names):
         (lambda c: list(c.union(c.all())), THREE),
         (lambda c: list(c.values_list("id").union(S.Product.objects.values_list("id"))), UNKNOWN),
         (lambda c: list(c.raw("SELECT * FROM shop_customer ORDER BY id")), THREE),
+        (lambda c: list(c.annotate(n=numbered()).filter(n=2)), [one("read", "Customer", 2)]),
         (lambda c: list(c.extra(select={"x": "1"}).order_by("id")), THREE),
         (lambda c: list(c.iterator()), THREE),
         (lambda c: c.all()[1:2].get(), [one("read", "Customer", 2)]),
@@ -220,6 +227,7 @@ def changed(instance, **values):
             [unknown("create", "Customer")],
         ),
         (lambda c: changed(c.get(id=1), email="secret"), [*ONE, one("update", "Customer", 1)]),
+        (lambda c: changed(c.get(id=1), email=of("Upper")("email")), [*ONE, one("update", "Customer", 1)]),
         (lambda _: changed(S.Customer(id=8)), [one("create", "Customer", 8)]),
         (lambda c: c.get_or_create(id=8), [one("create", "Customer", 8)]),
         (lambda c: c.update_or_create(id=1, defaults={"email": "x"}), [*ONE, one("update", "Customer", 1)]),
@@ -593,6 +601,18 @@ async def test_the_async_interface_is_on_record_for_the_request_at_hand(shop, pi
     ]  # fmt: skip
     assert {each["principal"]["id"] for each in records(tmp_path, "event")} == {"carol"}
     await sync_to_async(lambda: None)()
+
+
+def test_a_management_command_reads_for_who_runs_it(shop, pipeline, tmp_path):
+    import io
+
+    from django.core.management import call_command
+
+    with declared(pipeline, COMMANDS=["dumpdata"]):
+        call_command("dumpdata", "shop.Customer", stdout=io.StringIO())
+    (task,) = records(tmp_path, "task")
+    ((who_read, keys),) = who(tmp_path)
+    assert (who_read, keys) == (task["principal"]["id"], "3 rows")
 
 
 def test_without_a_request_it_is_the_service_itself(watched, tmp_path):
