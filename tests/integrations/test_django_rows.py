@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import uuid
 from contextlib import suppress
@@ -17,7 +20,7 @@ from audit_middleware.record import Principal
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import parse_frame
 from audit_middleware.testing import FaultyFiles
-from tests.capture.kit import make_pipeline, records
+from tests.capture.kit import KEYS, make_pipeline, records
 from tests.shipping.kit import wait_until
 
 pytestmark = pytest.mark.usefixtures("django_project")
@@ -526,6 +529,48 @@ def test_what_the_audit_trail_looks_up_is_nobodys_reading(shop, pipeline, tmp_pa
         client.get("/shop/reads-users")
     assert {each["principal"]["id"] for each in records(tmp_path)} == {"alice", "bob"}
     assert [each[1:3] for each in said(tmp_path)] == [("auth.User", "2")]
+
+
+def test_whom_identify_would_name_is_not_known_before_the_end_of_the_request(shop, pipeline, tmp_path):
+    from django.test import Client
+
+    with declared(pipeline, IDENTIFY=lambda request: "key-7"):
+        Client().get("/shop/reads")
+    assert who(tmp_path) == [("unknown", "1")]
+    assert [each["principal"]["id"] for each in records(tmp_path)] == ["key-7"]
+
+
+SCRIPT = """
+import django, os
+from django.conf import settings
+from tests.integrations.django_project import settings as project
+given = {name: getattr(project, name) for name in dir(project) if name.isupper()}
+given["DATABASES"] = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+given["MIDDLEWARE"] = []
+settings.configure(**given, AUDIT={"SERVICE": "cron", "SPOOL_DIR": os.environ["SPOOL"], "KEYS": os.environ["KEYS_OF_TEST"], "MODELS": MODELS})
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0, run_syncdb=True)
+from tests.integrations.django_project.shop.models import Customer
+Customer.objects.create(id=7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (["shop.Customer"], [one("create", "Customer", 7)]),
+        (["shop.Customer", "shop.Typo"], [one("create", "Customer", 7)]),
+        ([], []),
+    ],
+)
+def test_a_process_without_the_middleware_is_watched_from_its_start(tmp_path, models, expected):
+    environment = {**os.environ, "SPOOL": str(tmp_path / "spool"), "KEYS_OF_TEST": KEYS}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    script = SCRIPT.replace("MODELS}", f"{models!r}}}")
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said(tmp_path) == expected
+    assert ("audit.E023" in done.stderr) == ("shop.Typo" in models)
 
 
 def test_the_admin_is_on_record_with_the_keys_it_shows_and_changes(watched, tmp_path):

@@ -190,17 +190,17 @@ def _is_in_loop() -> bool:
 def _note_principal(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
     """Ask who it was, if the view did not say."""
     if exchange.principal is None:
-        with asking():
-            exchange.principal = principal_of(request)
-            if exchange.principal is None and identify is not None:
+        exchange.principal = principal_of(request)
+        if exchange.principal is None and identify is not None:
+            with asking():
                 exchange.principal = identify(request)
 
 
 async def _note_principal_async(request: HttpRequest, exchange: Exchange, identify: Identify | None) -> None:
     if exchange.principal is None:
-        with asking():
-            exchange.principal = await principal_of_async(request)
-            if exchange.principal is None and identify is not None:
+        exchange.principal = await principal_of_async(request)
+        if exchange.principal is None and identify is not None:
+            with asking():
                 exchange.principal = await identify.asked(request)
 
 

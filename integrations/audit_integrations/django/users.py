@@ -31,7 +31,8 @@ def principal_of(request: HttpRequest) -> object:
     if not _is_worth_asking(request):
         return None
     try:
-        return described(request, request.user) or _signed_out(request)
+        with asking():
+            return described(request, request.user) or _signed_out(request)
     except Exception:
         LOGGER.exception(_UNREADABLE)
         return FAILED
@@ -42,8 +43,9 @@ async def principal_of_async(request: HttpRequest) -> object:
     if not _is_worth_asking(request):
         return None
     try:
-        user = await request.auser() if _is_unread(request) else request.user
-        return await _described_async(request, user) or _signed_out(request)
+        with asking():
+            user = await request.auser() if _is_unread(request) else request.user
+            return await _described_async(request, user) or _signed_out(request)
     except Exception:
         LOGGER.exception(_UNREADABLE)
         return FAILED
@@ -104,8 +106,7 @@ async def _described_async(request: HttpRequest, user: Any) -> object:  # noqa: 
     session = request.session
     key = _hijacker(user, await session.aget(SESSION_KEY), await session.aget(_HISTORY))
     try:
-        with asking():
-            real = await _users().aget(pk=key) if key is not None else None
+        real = await _users().aget(pk=key) if key is not None else None
     except ObjectDoesNotExist:
         real = key
     return _acting(request, user, real)

@@ -53,7 +53,11 @@ def _from_clause(original: Wrapped) -> Wrapped:
         answer = original(self)
         found, query = _tables.get(), self.query
         if found is not None:
-            named = (each.table_name for alias, each in query.alias_map.items() if query.alias_refcount[alias])
+            named = (
+                getattr(each, "table_name", None)
+                for alias, each in query.alias_map.items()
+                if query.alias_refcount[alias]
+            )
             found.update(name for name in chain(named, query.extra_tables) if name in WATCHED)
         return answer
 
@@ -62,7 +66,7 @@ def _from_clause(original: Wrapped) -> Wrapped:
 
 def _executing(original: Wrapped) -> Wrapped:
     def execute_sql(self: Any, result_type: Any = MULTI, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - Django's signature
-        if TRAIL.is_quiet or self.query.explain_info:
+        if TRAIL.is_quiet or getattr(self.query, "explain_info", None):
             return original(self, result_type, *rest, **named)
         is_change = isinstance(self.query, UpdateQuery | DeleteQuery)
         if not is_change:
