@@ -355,11 +355,15 @@ def test_transactions_by_hand_are_followed(alice, tmp_path):
         transaction.rollback()
         change(3)
         connection.close()
+        transaction.set_autocommit(False)
+        change(1)
     finally:
-        transaction.set_autocommit(True)
+        transaction.set_autocommit(True)  # which commits, with SQLite
+    connection.close()
     assert [each[:2] for each in lasting(tmp_path)] == [
-        ("1", "success"), ("2", "success"), ("2", "failure"), ("3", "success"), ("3", "failure"),
+        ("1", "success"), ("2", "success"), ("2", "failure"), ("3", "success"), ("3", "failure"), ("1", "success"),
     ]  # fmt: skip
+    assert sorted(S.Customer.objects.exclude(email="secret@example.com").values_list("id", flat=True)) == [1]
 
 
 def test_5000_rows_are_a_few_records_that_name_every_key(alice, tmp_path):
@@ -496,6 +500,20 @@ async def test_rows_read_by_many_requests_at_once_are_read_by_each_ones_user(wat
     requests = [(each["principal"]["id"], each["trace"]["request_id"]) for each in records(tmp_path)]
     assert len(found) == 15
     assert sorted(found) == sorted(requests)
+
+
+def test_a_session_that_was_taken_over_reads_for_whoever_took_it(watched, tmp_path):
+    from django.conf import settings
+    from django.contrib.auth.models import User
+    from django.test import Client, override_settings
+
+    with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, "hijack.middleware.HijackUserMiddleware"]):
+        client = Client()
+        client.login(username="root", password="root")
+        client.post("/hijack/acquire/", {"user_pk": str(User.objects.get(username="bob").pk)})
+        client.get("/shop/asks-first")
+    (read,) = (each["principal"] for each in records(tmp_path, "event") if each["action"] == "data.read")
+    assert (read["id"], read["on_behalf_of"]) == ("root", "bob")
 
 
 def test_who_has_not_been_asked_for_yet_is_unknown_and_the_answer_stays_as_it_was(watched, tmp_path):
