@@ -72,6 +72,7 @@ class Ledger:
         self._archived_size = 0
         self._kept = 0
         self._published = (Checkpoint(signer.name, 0, EMPTY_ROOT), b"")
+        self._signed: Checkpoint | None = None
 
     @classmethod
     def open(
@@ -127,6 +128,11 @@ class Ledger:
     def published(self) -> Checkpoint:
         """The published checkpoint, from memory."""
         return self._published[0]
+
+    @property
+    def signed(self) -> Checkpoint:
+        """What was signed last, which its files may hold already though it is not published yet."""
+        return self._signed or self.published
 
     def kept_notes(self) -> tuple[bytes | None, bytes | None]:
         """Return checkpoint and guard as their files hold them now, whoever wrote them; raises `StorageError`."""
@@ -229,6 +235,7 @@ class Ledger:
 
     def _publish(self, checkpoint: Checkpoint) -> None:
         note = sign_checkpoint(checkpoint, self._signer)
+        self._signed = checkpoint
         self._folder.publish(note)
         self._published = checkpoint, note
 

@@ -65,6 +65,10 @@ class LogView:
         """Return what was published last."""
         return self.log.ledger.published
 
+    def signed(self) -> Checkpoint:
+        """Return what was signed last."""
+        return self.log.ledger.signed
+
     def kept_notes(self) -> tuple[bytes | None, bytes | None]:
         """Return checkpoint and guard as their files hold them."""
         return self.log.ledger.kept_notes()

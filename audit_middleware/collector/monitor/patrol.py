@@ -9,7 +9,6 @@ every check here raises it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
@@ -22,9 +21,6 @@ from audit_middleware.tlog.reader import LogReader
 from audit_middleware.tlog.tiles import ENTRIES, HEIGHT, WIDTH, Tile, TileEdge, split_hashes, tile_path, width_at
 
 TRIES: Final = 10
-NOTE_TRIES: Final = 3
-NOTE_SECONDS: Final = 0.05
-"""Between two looks at notes that are ahead of what this process knows: they are written before it does."""
 
 NEWEST: Final = 16
 """Bundles at the end of a log that are looked at again and again, `AT_ONCE` of them at a time, the last one always."""
@@ -65,6 +61,9 @@ class PatrolledLog(Protocol):
 
     def checkpoint(self) -> Checkpoint:
         """Return what was published last, from the memory of the process that signed it."""
+
+    def signed(self) -> Checkpoint:
+        """Return what was signed last; the files may hold that before it is published, for as long as a disk takes."""
 
     def kept_notes(self) -> tuple[bytes | None, bytes | None]:
         """Return checkpoint and guard as their files hold them."""
@@ -167,36 +166,34 @@ def newest(size: int, turn: int) -> list[Unit]:
 
 
 def _check_notes(log: PatrolledLog) -> Iterator[Damage]:
-    """Compare the files that are replaced with what this process signed last."""
-    for attempt in range(NOTE_TRIES):
-        before = log.checkpoint()
-        notes = dict(zip(("checkpoint", "guard"), log.kept_notes(), strict=True))
-        after = log.checkpoint()
-        found = [damage for name, note in notes.items() if (damage := _check_note(log, name, note, before, after))]
-        if not found:
-            return
-        if attempt < NOTE_TRIES - 1:
-            time.sleep(NOTE_SECONDS)
-    yield from found
+    """Compare the files that are replaced with what this process signed and published, before they were read and after.
+
+    It signs before it writes and publishes after that: they are never behind the one, nor ahead of the other.
+    """
+    published = log.checkpoint()
+    notes = dict(zip(("checkpoint", "guard"), log.kept_notes(), strict=True))
+    signed = log.signed()
+    for name, note in notes.items():
+        damage = _check_note(log, name, note, published, signed)
+        if damage is not None:
+            yield damage
 
 
 def _check_note(
-    log: PatrolledLog, name: str, note: bytes | None, before: Checkpoint, after: Checkpoint
+    log: PatrolledLog, name: str, note: bytes | None, published: Checkpoint, signed: Checkpoint
 ) -> Damage | None:
-    """Judge one note: the guard may be one commit ahead of what is published, nothing may be behind it."""
     if note is None:
-        return Damage("rollback", log.origin, name, f"is missing; size {before.size} was signed")
+        return Damage("rollback", log.origin, name, f"is missing; size {published.size} was signed")
     try:
         found = open_checkpoint(note, log.verifier)
     except (BadSignature, BadLedger) as error:
         return Damage("rollback", log.origin, name, str(error))
-    if found.size < before.size:
-        return Damage("rollback", log.origin, name, f"is of size {found.size}; size {before.size} was signed")
-    for known in (before, after):
-        if found.size == known.size and found.root != known.root:
-            return Damage("rollback", log.origin, name, f"has another root for size {found.size}")
-    if name == "checkpoint" and found.size > after.size:
-        return Damage("rollback", log.origin, name, f"is of size {found.size}, this process signed {after.size}")
+    if found.size < published.size:
+        return Damage("rollback", log.origin, name, f"is of size {found.size}; size {published.size} was signed")
+    if any(found.size == known.size and found.root != known.root for known in (published, signed)):
+        return Damage("rollback", log.origin, name, f"has another root for size {found.size}")
+    if found.size > signed.size:
+        return Damage("rollback", log.origin, name, f"is of size {found.size}, this process signed {signed.size}")
     return None
 
 
