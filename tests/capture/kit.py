@@ -24,8 +24,13 @@ def make_pipeline(folder: Path, *, files: Files = REAL_FILES, **settings: Any) -
 
 
 def journal_lines(folder: Path) -> list[dict[str, Any]]:
-    files = sorted((folder / "spool" / "streams").glob("*/seg-*"))
-    read = [file.read_bytes() for file in files]  # what stands behind the last LF is being written
+    while True:
+        try:
+            read = [file.read_bytes() for file in sorted((folder / "spool" / "streams").glob("*/seg-*"))]
+            break
+        except FileNotFoundError:  # a stream that begins gets its name just now
+            continue
+    # what stands behind the last LF is being written
     return [json.loads(line) for data in read for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 

@@ -549,12 +549,12 @@ def test_what_the_audit_trail_looks_up_is_nobodys_reading(shop, pipeline, tmp_pa
     assert [each[1:3] for each in said(tmp_path)] == [("auth.User", "2")]
 
 
-def test_whom_identify_would_name_is_not_known_before_the_end_of_the_request(shop, pipeline, tmp_path):
+def test_whom_identify_names_is_known_while_a_sync_view_runs(shop, pipeline, tmp_path):
     from django.test import Client
 
     with declared(pipeline, IDENTIFY=lambda request: "key-7"):
         Client().get("/shop/reads")
-    assert who(tmp_path) == [("unknown", "1")]
+    assert who(tmp_path) == [("key-7", "1")]
     assert [each["principal"]["id"] for each in records(tmp_path)] == ["key-7"]
 
 
