@@ -100,12 +100,16 @@ class Spent(NamedTuple):
     overhead: int
 
 
-def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Damage | None, Spent]:
+def check_unit(
+    log: PatrolledLog, unit: Unit, suspects: set[Unit], known: dict[str, bytes] | None = None
+) -> tuple[Damage | None, Spent]:
     """Return what is wrong with a unit, None when it is good, and what that cost.
+
+    ``known`` are files that were read just now, for whoever looks at several units at once.
 
     ``suspects`` are tiles that are damaged: what they say of those below is no evidence. A damaged tile joins them.
     """
-    meter = _Meter(log.store)
+    meter = _Meter(log.store, known)
     above = Unit(unit.level + 1, unit.number // WIDTH)
 
     def check(reader: LogReader) -> None:
@@ -122,7 +126,7 @@ def check_unit(log: PatrolledLog, unit: Unit, suspects: set[Unit]) -> tuple[Dama
     return damage, Spent(meter.bytes, meter.reads * read_cost(log.store))
 
 
-def check_edge(log: PatrolledLog) -> list[Damage]:
+def check_edge(log: PatrolledLog, known: dict[str, bytes] | None = None) -> list[Damage]:
     """Return what is wrong at the growing end: the last tiles against the root, the notes against what was signed."""
     size = log.checkpoint().size
 
@@ -133,7 +137,7 @@ def check_edge(log: PatrolledLog) -> list[Damage]:
             raise BadLedger(f"the last tiles do not lead to the root of size {checkpoint.size}", where="tile")
 
     top = Unit(0, max(0, size - 1) // WIDTH)
-    found = [_tried(log, _Meter(log.store), top, check), *_check_notes(log)]
+    found = [_tried(log, _Meter(log.store, known), top, check), *_check_notes(log)]
     return [damage for damage in found if damage is not None]
 
 
@@ -198,16 +202,21 @@ def _check_note(
 
 
 class _Meter:
-    """Reads from a store and counts."""
+    """Reads from a store and counts; what is ``known`` is not read again, for a file is written once."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known: dict[str, bytes] | None) -> None:
         self._store = store
+        self._known = known if known is not None else {}
         self.bytes = 0
         self.reads = 0
 
     def get(self, key: str) -> bytes | None:
+        if key in self._known:
+            return self._known[key]
         data = self._store.get(key)
         self.reads += 1
+        if data is not None:
+            self._known[key] = data
         self.bytes += len(data or b"")
         return data
 

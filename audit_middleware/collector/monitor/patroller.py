@@ -196,10 +196,11 @@ class Patroller:
                 self._steps = iter(())
 
     def _look_at_newest(self, log: PatrolledLog, number: int) -> None:
-        for damage in check_edge(log):
+        known: dict[str, bytes] = {}
+        for damage in check_edge(log, known):
             self._tell(log, damage)
         for unit in newest(log.checkpoint().size, number):
-            self._check(log, unit)
+            self._check(log, unit, known)
 
     def _begin_pass(self) -> bool:
         """Begin the next pass, or take up the one that a restart cut off; say whether there is one to begin."""
@@ -231,8 +232,8 @@ class Patroller:
         at.log, at.level = "", -1
         self._pass_at = self._monotonic() + PAUSE_SECONDS
 
-    def _check(self, log: PatrolledLog, unit: Unit) -> int:
-        damage, spent = check_unit(log, unit, self._suspects.setdefault(log.origin, set()))
+    def _check(self, log: PatrolledLog, unit: Unit, known: dict[str, bytes] | None = None) -> int:
+        damage, spent = check_unit(log, unit, self._suspects.setdefault(log.origin, set()), known)
         self.bytes += spent.bytes
         if damage is not None:
             self._tell(log, damage)

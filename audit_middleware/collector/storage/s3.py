@@ -36,7 +36,7 @@ from audit_middleware.errors import AlreadyStored, StorageError, StoreUnavailabl
 
 TAKEN: Final = frozenset({409, 412})
 """Status of a create-only put that came second: the key is there, or another writer is about to finish."""
-READ_COST: Final = 512 * 1024
+READ_COST: Final = 1024 * 1024
 """A listing and a get take about 3 ms of the collector's processor, in which a disk gives as much and more."""
 
 _ROUNDS: Final = 5  # of a put that races with others, or is told of an object that nobody has
