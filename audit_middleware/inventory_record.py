@@ -11,6 +11,8 @@ ANY: Final = "*"
 """The method of an entry point that takes all of them, or has none."""
 
 DATA: Final = "data."
+"""How these begin:"""
+
 DATA_ACTIONS: Final = frozenset({"data.read", "data.create", "data.update", "data.delete"})
 """What was done to rows of a model."""
 

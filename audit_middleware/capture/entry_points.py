@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
+from audit_middleware.capture.inventory import installed
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
@@ -91,14 +91,7 @@ def _component(app: object, packages: tuple[str, ...]) -> str:
 
 def _packages_of(app: object) -> tuple[str, ...]:
     """Return the distributions that an app's class and its bases are of: FastAPI's own, and Starlette."""
-    found = []
-    for package in dict.fromkeys(each.__module__.partition(".")[0] for each in type(app).__mro__):
-        try:
-            version(package)
-        except PackageNotFoundError:
-            continue
-        found.append(package)
-    return tuple(found)
+    return tuple(installed(dict.fromkeys(each.__module__.partition(".")[0] for each in type(app).__mro__)))
 
 
 def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import Final, get_args
 
@@ -98,7 +97,12 @@ def inventory_head(
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those distributions that are installed; nothing is imported."""
+    """Return the versions of those distributions that are installed; none of them is imported."""
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # 30 modules, not needed to import ours
+
     found = {}
     for package in packages:
         try:

@@ -1,11 +1,13 @@
 """An ASGI harness: a spool of its own, requests as raw ASGI, records as they lie in the journal."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from audit_middleware import AuditMiddleware
+from audit_middleware import AuditMiddleware, Principal
+from audit_middleware.capture import Exchange, enter, leave
 from audit_middleware.config import load
 from audit_middleware.journal.files import REAL_FILES, Files
 from audit_middleware.pipeline import Pipeline
@@ -36,6 +38,19 @@ def journal_lines(folder: Path) -> list[dict[str, Any]]:
 
 def records(folder: Path, type_: str = "request") -> list[dict[str, Any]]:
     return [line["rec"] for line in journal_lines(folder) if line["type"] == type_]
+
+
+@contextmanager
+def request_of_alice(pipeline: Pipeline) -> Iterator[Exchange]:
+    """A request of alice's, at hand."""
+    exchange = Exchange(pipeline.service, pipeline.recorder.new_request_id(), "POST", "/", 0)
+    exchange.gate, exchange.user = pipeline, Principal("alice", "user", "session")
+    exchange.source = ("203.0.113.7", "peer", "203.0.113.7")
+    token = enter(exchange)
+    try:
+        yield exchange
+    finally:
+        leave(token)
 
 
 class Harness:

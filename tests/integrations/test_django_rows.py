@@ -16,11 +16,10 @@ from audit_middleware import AuditWSGIMiddleware, ConfigurationError
 from audit_middleware.capture import Exchange, enter, leave
 from audit_middleware.errors import RequestRefused
 from audit_middleware.inventory_record import reached
-from audit_middleware.record import Principal
 from audit_middleware.sealing.parse import parse_rec
 from audit_middleware.sealing.seal import parse_frame
 from audit_middleware.testing import FaultyFiles
-from tests.capture.kit import KEYS, make_pipeline, records
+from tests.capture.kit import KEYS, make_pipeline, records, request_of_alice
 from tests.shipping.kit import wait_until
 
 pytestmark = pytest.mark.usefixtures("django_project")
@@ -79,12 +78,8 @@ def watched(shop, pipeline):
 
 @pytest.fixture
 def alice(watched, pipeline):
-    exchange = Exchange(pipeline.service, pipeline.recorder.new_request_id(), "POST", "/", 0)
-    exchange.gate, exchange.user = pipeline, Principal("alice", "user", "session")
-    exchange.source = ("203.0.113.7", "peer", "203.0.113.7")
-    token = enter(exchange)
-    yield exchange
-    leave(token)
+    with request_of_alice(pipeline) as exchange:
+        yield exchange
 
 
 def said(tmp_path):
