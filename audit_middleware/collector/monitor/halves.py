@@ -76,7 +76,6 @@ class Halves:
 
     def __init__(self, halves: Iterable[Half] = ()) -> None:
         self._halves = {half.key: half for half in halves}
-        self.given_up = 0
 
     def remember(self) -> list[Half]:
         """Return what makes this again."""
@@ -85,7 +84,6 @@ class Halves:
     def add(self, frame: Frame, part: Inventory, when: str, wall: float) -> Half | None:
         """Take one part that came at ``when``, or before; return the inventory once it is whole."""
         if not 1 <= part.part <= part.parts <= MAX_PARTS:
-            self.given_up += 1
             return None
         new = Half(part.service, cut(part.component, MAX_TEXT), part.parts, _said(frame, part, when), wall, {})
         half = self._halves.setdefault(new.key, new)
@@ -102,7 +100,7 @@ class Halves:
     def forget(self, wall: float) -> None:
         """Give up what waits for too long."""
         for half in [each for each in self._halves.values() if wall - each.heard > FORGET_HALF_SECONDS]:
-            self._give_up(half)
+            del self._halves[half.key]
 
     def _make_room(self, new: Half) -> None:
         own = [each for each in self._halves.values() if each.service == new.service]
@@ -110,11 +108,7 @@ class Halves:
         while own and (len(own) > MAX_HALVES or waiting > MAX_WAITING):
             oldest = own.pop(0)
             waiting -= sum(map(len, oldest.got.values()))
-            self._give_up(oldest)
-
-    def _give_up(self, half: Half) -> None:
-        del self._halves[half.key]
-        self.given_up += 1
+            del self._halves[oldest.key]
 
 
 def fitting(points: Iterable[DeclaredPoint], room: int) -> tuple[list[DeclaredPoint], int]:

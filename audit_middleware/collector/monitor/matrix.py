@@ -6,8 +6,8 @@ The rules:
 * the newest inventory of a component wins, by its own time, which is no later than that of its reception: what is
   delivered late, and what comes twice, changes nothing
 * records count for the service, whichever component of it they are of
-* everything is bounded, and what finds no room is counted: entry points that are exempt have room before others, and
-  records of what is declared before those of what is not
+* everything is bounded, and entry points and records that find no room are counted: what is exempt has room before
+  others, and records of what is declared before those of what is not; an inventory that stays a half is forgotten
 """
 
 from __future__ import annotations
