@@ -63,7 +63,7 @@ def _once(dispatch: Dispatch, stop: threading.Event, deadline: float) -> int:
 
 def _follow(dispatch: Dispatch, stop: threading.Event) -> int:
     while not stop.is_set():
-        if not dispatch.turn():
+        if not (dispatch.turn() and dispatch.shipper.is_behind):
             stop.wait(max(LINGER_S, min(1.0, dispatch.shipper.backoff.wait_s)))
     return dispatch.waits()
 

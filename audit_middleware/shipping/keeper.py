@@ -122,7 +122,7 @@ class Keeper:
         self._line = line
         try:
             while not stopping.is_set() and _is_ours(pid):
-                if not line.turn():
+                if not (line.turn() and line.shipper.is_behind):
                     wake.wait(max(LINGER_S, min(line.shipper.backoff.wait_s, UPKEEP_EVERY_S)))
                     wake.clear()
             if _is_ours(pid):

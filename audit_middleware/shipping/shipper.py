@@ -73,6 +73,8 @@ class Shipper:
     ) -> None:
         self.shipped = Shipped()
         self.backoff = backoff or Backoff(monotonic)
+        self.is_behind = False
+        """Whether the last batch had as many records as one may, or half of its bytes, so that more may wait."""
         self.on_receipt: Callable[[Sequence[Item], LogPins], None] = lambda _items, _pins: None
         """Called with the lines that were delivered, after the outboxes moved behind them."""
         self._transport = transport
@@ -104,6 +106,7 @@ class Shipper:
     def _gather(self, outboxes: Sequence[Deliverable]) -> list[Item]:
         """Fill a batch from several streams, in order within each; lines that are damage are put aside here."""
         batch: list[Item] = []
+        self.is_behind = True
         room, limit = MAX_BATCH_BYTES, self.backoff.limit
         for outbox in outboxes:
             for pending in self._sendable(outbox, limit - len(batch), room):
@@ -111,6 +114,7 @@ class Shipper:
                 if len(batch) >= limit or (room < 0 and batch):
                     return batch
                 batch.append(Item(outbox, pending))
+        self.is_behind = len(batch) >= limit or room < MAX_BATCH_BYTES // 2
         return batch
 
     def _sendable(self, outbox: Deliverable, limit: int, room: int) -> list[Pending]:

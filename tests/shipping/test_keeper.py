@@ -67,6 +67,27 @@ def test_a_stream_that_begins_and_ends_between_two_turns_of_the_shipper_is_deliv
     assert folders(spool) == []
 
 
+def test_records_that_come_one_by_one_are_delivered_together(served, keep, monkeypatch):
+    monkeypatch.setattr("audit_middleware.shipping.keeper.LINGER_S", 0.3)
+    recorder, keeper = keep(served.url)
+    for _ in range(60):
+        append(recorder)
+        time.sleep(0.01)
+    wait_until(lambda: len(served.collector.stored) >= 60)
+    assert len(served.collector.posts) <= 6
+    keeper.stop()
+    assert len(served.collector.stored) == 62
+
+
+def test_a_backlog_is_delivered_batch_after_batch_without_a_pause(served, keep, monkeypatch):
+    monkeypatch.setattr("audit_middleware.shipping.keeper.LINGER_S", 30)
+    recorder, keeper = keep(served.url)
+    recorder.on_begin = lambda: None
+    append(recorder, 1600)
+    keeper.start()
+    wait_until(lambda: len(served.collector.stored) == 1601)
+
+
 def test_an_idle_process_is_delivered_without_another_record(served, keep):
     recorder, _ = keep(served.url)
     append(recorder)
@@ -187,12 +208,8 @@ def test_a_forked_child_ships_its_own_stream_with_threads_of_its_own(served, kee
     wait_until(lambda: len(served.collector.stored) == 3)
 
     def child():
-        append(recorder, 2)
-        stream = recorder.stream
-        deadline = time.monotonic() + 20  # of a machine that does much else
-        while recorder._writer.checkpoint_size is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return [stream, recorder._writer.checkpoint_size is not None]
+        last = append(recorder, 2)[-1]
+        return [recorder.stream, recorder.acknowledged.wait(last, 20)]  # on a machine that does much else
 
     stream, was_delivered = in_child(child)
     assert was_delivered

@@ -290,3 +290,15 @@ def test_nothing_to_deliver_asks_nobody(desk):
 def test_closing_lets_connections_go(desk):
     desk.shipper.close()
     assert desk.collector.is_closed
+
+
+def test_a_shipper_is_behind_while_its_batches_are_as_large_as_they_may_be(desk, monkeypatch):
+    monkeypatch.setattr("audit_middleware.shipping.shipper.MAX_BATCH_BYTES", 5_000)
+    few, many = waiting(5), waiting(100)
+    assert desk.turn(few)
+    assert not desk.shipper.is_behind
+    assert desk.turn(many)
+    assert desk.shipper.is_behind
+    desk.run(many)
+    assert not desk.turn(many)
+    assert not desk.shipper.is_behind
