@@ -32,42 +32,73 @@ def load(target: str) -> Any:  # noqa: ANN401 - an application of any framework
 
 
 def entry_points(app: Any) -> list[EntryPoint]:  # noqa: ANN401 - an application of any framework
-    """Return what can be called in a FastAPI, Starlette, Flask or Django application, whatever is wrapped around it.
+    """Return what can be called in an application, a worker or a program, whatever is wrapped around it.
 
-    Raises `ConfigurationError` for one whose routes cannot be seen, or that has none.
+    Known are FastAPI, Starlette, Flask and Django; Celery and Dramatiq; click and Typer. Raises `ConfigurationError`
+    for one whose entry points cannot be seen, or that has none.
     """
+    name = type(app).__name__
     walk = _walker(app)
     if walk is None:
         raise ConfigurationError(
-            f"the routes of {type(app).__name__} cannot be seen; "
-            "expected a FastAPI, Starlette, Flask or Django application"
+            f"what can be called in {name} cannot be seen; expected a FastAPI, Starlette, Flask or Django application, "
+            "a Celery app, a Dramatiq broker, a click command or a Typer app"
         )
     try:
         points = list(walk())
-    except Exception as error:  # the routes are made by the application's own code
-        raise ConfigurationError(f"the routes of {type(app).__name__} cannot be read: {_said(error)}") from error
+    except Exception as error:  # what can be called is made by the application's own code
+        raise ConfigurationError(f"what can be called in {name} cannot be read: {_said(error)}") from error
     if not points:
-        raise ConfigurationError(f"{type(app).__name__} has no routes: there is nothing to cover")
+        raise ConfigurationError(f"{name} has nothing that can be called, no route, task or command: nothing to cover")
     return points
 
 
 def _walker(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401 - an application of any framework
     """Find the framework of an application, inside the middleware wrapped around it, which keeps it as ``app``."""
     for _ in range(_MAX_WRAPPERS):
-        if hasattr(app, "url_map"):
-            from audit_integrations.flask import entry_points as of_flask
-
-            return partial(of_flask, app)
-        if type(app).__module__.startswith("django.core.handlers"):
-            from audit_integrations.django.routes import entry_points as of_django
-
-            return of_django
-        if hasattr(app, "routes"):
-            from audit_integrations.starlette import entry_points as of_starlette
-
-            return partial(of_starlette, app)
+        walk = _web(app) or _work(app)
+        if walk is not None:
+            return walk
         app = getattr(app, "app", None)
     return None
+
+
+def _web(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401 - an application of any framework
+    if hasattr(app, "url_map"):
+        from audit_integrations.flask import entry_points as of_flask
+
+        return partial(of_flask, app)
+    if type(app).__module__.startswith("django.core.handlers"):
+        from audit_integrations.django.routes import entry_points as of_django
+
+        return of_django
+    if hasattr(app, "routes"):
+        from audit_integrations.starlette import entry_points as of_starlette
+
+        return partial(of_starlette, app)
+    return None
+
+
+def _work(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401 - an application of any framework
+    """Do the same for workers and programs."""
+    if hasattr(app, "register_task") and hasattr(app, "tasks"):
+        return partial(_of_celery, app)
+    if hasattr(app, "get_declared_actors"):
+        from audit_integrations.dramatiq import entry_points as of_dramatiq
+
+        return partial(of_dramatiq, app)
+    if hasattr(app, "registered_commands") or hasattr(app, "make_context"):
+        from audit_integrations.click import entry_points as of_click
+
+        return partial(of_click, app)
+    return None
+
+
+def _of_celery(app: Any) -> Iterable[EntryPoint]:  # noqa: ANN401 - a Celery app
+    from audit_integrations.celery import entry_points as of_celery
+
+    app.loader.import_default_modules()  # as a worker does: what no test imports is a task all the same
+    return of_celery(app)
 
 
 def _said(error: BaseException) -> str:

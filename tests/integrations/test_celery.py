@@ -165,6 +165,23 @@ def test_how_a_task_ends_is_on_record_and_its_message_is_not(shop, error, ended,
     assert "secret" not in json.dumps(record)
 
 
+def test_a_task_that_runs_eagerly_in_an_app_that_was_never_finalized_is_on_record(tmp_path):
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+    before = app.task(shared=False, name="before")(nothing)
+    Audit(app, pipeline=make_pipeline(tmp_path))
+    after = app.task(shared=False, name="after")(nothing)
+    for task in (before, after):
+        task.delay()
+    before()
+    assert not app.finalized
+    app.register_task(type("ByClass", (Task,), {"name": "class", "run": lambda self: None})()).delay()  # finalizes first
+    after.delay()
+    assert [record["task"]["name"] for record in records(tmp_path, "task")] == [
+        "before", "after", "before", "class", "after",
+    ]  # fmt: skip
+
+
 def test_a_task_called_as_a_function_or_eagerly_is_a_part_of_the_request(shop):
     @shop.task
     def one():

@@ -28,7 +28,7 @@ CLIENT = """
 def test_an_app_without_a_route_is_a_problem_and_not_covered(run, tmp_path):
     ran = run(*GATE, app="from starlette.applications import Starlette\napp = Starlette()", tests=NOTHING)
     assert ran.returncode == 1
-    assert "has no routes: there is nothing to cover" in ran.stdout
+    assert "Starlette has nothing that can be called, no route, task or command: nothing to cover" in ran.stdout
     assert coverage(tmp_path)[0]["passed"] is False
 
 
@@ -174,3 +174,141 @@ def test_collecting_alone_judges_nothing(run, tmp_path):
     assert ran.returncode == 0, ran.stdout
     assert "FAILED" not in ran.stdout
     assert not (tmp_path / "audit-coverage.json").exists()
+
+
+CELERY = """
+    from celery import Celery
+    from audit_integrations.celery import Audit
+    from audit_middleware import audited
+
+    app = Celery("shop", broker="memory://", backend="cache+memory://")
+    app.conf.update(task_always_eager=True, imports=["more"])
+    Audit(app)
+
+    @app.task
+    def send(order):
+        return order
+
+    @app.task
+    @audited(exempt="asks for nothing")
+    def ping():
+        pass
+"""
+MORE = """
+from shop import app
+
+@app.task
+def refund(order):
+    pass
+"""
+
+
+def test_the_tasks_of_a_celery_app_are_entry_points_imported_or_not(run, tmp_path):
+    (tmp_path / "more.py").write_text(MORE)
+    tests = "from shop import send\n\ndef test_send():\n    assert send.delay(7).get() == 7"
+    ran = run(*GATE, app=CELERY, tests=tests)
+    assert ran.returncode == 1
+    assert coverage(tmp_path)[1] == {"* shop.send": "audited", "* shop.ping": "exempt", "* more.refund": "unseen"}
+    assert "TASK more.refund  never seen" in ran.stdout
+    ran = run(*GATE, app=CELERY, tests=tests + "\n    import more\n    more.refund.delay(8)")
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_tasks_of_a_celery_app_that_nobody_audits_are_never_seen(run, tmp_path):
+    app = CELERY.replace("    Audit(app)\n", "").replace(', imports=["more"]', "")
+    ran = run(*GATE, app=app, tests="from shop import send\n\ndef test_send():\n    send.delay(7)")
+    assert ran.returncode == 1
+    assert coverage(tmp_path)[1]["* shop.send"] == "unseen"
+
+
+def test_the_actors_of_a_dramatiq_broker_are_entry_points(run, tmp_path):
+    app = """
+    import dramatiq
+    from dramatiq.brokers.stub import StubBroker
+    from audit_integrations.dramatiq import Audit
+
+    app = StubBroker()
+    Audit(app)
+    dramatiq.set_broker(app)
+
+    @dramatiq.actor
+    def send(order):
+        pass
+
+    @dramatiq.actor
+    def refund(order):
+        pass
+    """
+    ran = run(*GATE, app=app, tests="""
+    import dramatiq
+    from shop import app, send
+
+    def test_send():
+        worker = dramatiq.Worker(app, worker_timeout=50)
+        worker.start()
+        send.send(7)
+        app.join(send.queue_name)
+        worker.join()
+        worker.stop()
+    """)  # fmt: skip
+    assert ran.returncode == 1
+    assert coverage(tmp_path)[1] == {"* send": "audited", "* refund": "unseen"}
+
+
+CLICK = """
+    import click
+    from audit_integrations.click import Audit
+
+    @click.group()
+    def app():
+        pass
+
+    @app.command()
+    def export():
+        pass
+
+    Audit()(app)
+
+    @app.command()
+    def late():
+        pass
+"""
+TYPER = """
+    import typer
+    from audit_integrations.click import Audit
+
+    cli = typer.Typer()
+
+    @cli.command()
+    def export():
+        pass
+
+    Audit()(cli)
+
+    @cli.command()
+    def late():
+        pass
+
+    app = cli
+"""
+
+
+@pytest.mark.parametrize(("app", "runner"), [(CLICK, "click"), (TYPER, "typer")])
+def test_the_commands_of_a_program_are_entry_points_audited_or_not(run, tmp_path, app, runner):
+    ran = run(*GATE, app=app, tests=f"""
+    from {runner}.testing import CliRunner
+    from shop import app
+
+    def test_it():
+        assert CliRunner().invoke(app, ["export"]).exit_code == 0
+        assert CliRunner().invoke(app, ["late"]).exit_code == 0
+    """)  # fmt: skip
+    assert ran.returncode == 1
+    assert coverage(tmp_path)[1] == {"* export": "audited", "* late": "unseen"}
+    assert "COMMAND late    never seen" in ran.stdout
+
+
+def test_what_is_no_application_is_named(run, tmp_path):
+    ran = run(*GATE, app="app = object()", tests=NOTHING)
+    assert ran.returncode == 1
+    assert "what can be called in object cannot be seen; expected a FastAPI" in ran.stdout

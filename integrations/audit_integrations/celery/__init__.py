@@ -49,6 +49,7 @@ class Audit:
         self.app = app
         self.runs = Runs(pipeline, settings, lambda: app.main)
         setattr(app, _AUDIT, self)
+        self._follow_tasks()
         app.on_after_finalize.connect(self._prepare, weak=False)
         signals.worker_init.connect(self._prepare_worker, weak=False)
         signals.worker_ready.connect(self._ship, weak=False)
@@ -58,12 +59,25 @@ class Audit:
         if getattr(app, "finalized", False):
             self._prepare()
 
+    def _follow_tasks(self) -> None:
+        """Wrap each task when it is made: one that runs eagerly, or is called, may do so in an app never finalized."""
+        app: Any = self.app
+        make, register = app._task_from_fun, app.register_task  # noqa: SLF001 - Celery tells nobody else of a new task
+        app._task_from_fun = lambda *how, **more: self._wrapped(make(*how, **more))  # noqa: SLF001
+        app.register_task = lambda *how, **more: self._wrapped(register(*how, **more))
+        for promised in app._pending:  # noqa: SLF001
+            promised.__then__(self._wrapped, promised)
+
+    def _wrapped(self, task: Any) -> Any:  # noqa: ANN401 - Celery's tasks are typed by their arguments
+        if not is_own(task):
+            wrap(task, self.runs)
+            watched(task, self.runs)
+        return task
+
     def _prepare(self, **_: object) -> None:
         """Wrap every task there is: a worker builds what it calls after that."""
         for task in self.app.tasks.values():
-            if not is_own(task):
-                wrap(task, self.runs)
-                watched(task, self.runs)
+            self._wrapped(task)
 
     def _prepare_worker(self, sender: Any, **_: object) -> None:  # noqa: ANN401 - a worker of Celery's
         if sender.app is self.app:  # tasks may have come since the app was finalized

@@ -11,7 +11,7 @@ from audit_middleware.capture import ANY, Declaration, EntryPoint, Runs, Work, e
 from audit_middleware.capture.operator import operator
 from audit_middleware.capture.rules import rules_of
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "entry_points"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,21 +39,10 @@ class Audit:
     def __call__(self, command: R) -> R:
         """Audit a function, a command, a group with all its commands, or a Typer app with all of its; return it."""
         target: Any = command
-        if hasattr(target, "registered_commands"):
-            for each in [*target.registered_commands, *([target.registered_callback] if not _subs(target) else [])]:
-                if each is not None and each.callback is not None:
-                    each.callback = self._audited(each.callback, each.name or each.callback.__name__)
-            for group in target.registered_groups:
-                self(group.typer_instance)
-        elif isinstance(getattr(target, "commands", None), dict):
-            for each in target.commands.values():
-                self(each)
-        elif hasattr(target, "make_context"):
-            if target.callback is not None:
-                target.callback = self._audited(target.callback, target.name or target.callback.__name__)
-        else:
-            return cast("R", self._audited(target, target.__name__))
-        return command
+        holders = list(_commands_of(target))
+        for holder, name in holders:
+            holder.callback = self._audited(holder.callback, name)
+        return command if holders or _is_of_click(target) else cast("R", self._audited(target, target.__name__))
 
     def entry_points(self) -> Iterator[EntryPoint]:
         """Yield every command that was audited here."""
@@ -87,6 +76,32 @@ class Audit:
 
         setattr(calling, _AUDITED, True)
         return calling
+
+
+def entry_points(command: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - of click or of Typer
+    """Yield every command of a click command, a group or a Typer app, audited or not."""
+    for holder, name in _commands_of(command):
+        rules = rules_of(holder.callback)
+        yield EntryPoint("command", ANY, name, "", rules.exemption if rules is not None else None)
+
+
+def _is_of_click(target: Any) -> bool:  # noqa: ANN401 - a command, a group, a Typer app, or a function
+    return any(hasattr(target, name) for name in ("registered_commands", "commands", "make_context"))
+
+
+def _commands_of(target: Any) -> Iterator[tuple[Any, str]]:  # noqa: ANN401 - of click or of Typer
+    """Yield what holds the callback of each command, and what the command is called on record."""
+    if hasattr(target, "registered_commands"):
+        for each in [*target.registered_commands, *([target.registered_callback] if not _subs(target) else [])]:
+            if each is not None and each.callback is not None:
+                yield each, each.name or each.callback.__name__
+        for group in target.registered_groups:
+            yield from _commands_of(group.typer_instance)
+    elif isinstance(getattr(target, "commands", None), dict):
+        for each in target.commands.values():
+            yield from _commands_of(each)
+    elif hasattr(target, "make_context") and target.callback is not None:
+        yield target, target.name or target.callback.__name__
 
 
 def _subs(app: Any) -> bool:  # noqa: ANN401 - a Typer app

@@ -151,7 +151,7 @@ class Gate:
 
 
 def _place(point: EntryPoint) -> str:
-    return f"{'WEBSOCKET' if point.kind == 'websocket' else point.method} {point.route}"
+    return f"{point.method if point.kind == 'http' else point.kind.upper()} {point.route}"
 
 
 def _why(each: Covered) -> str:
