@@ -127,7 +127,7 @@ class Settings:
         return read_record_rules(self.rules_file) if self.rules_file is not None else None
 
     def digest_source(self) -> dict[str, Any]:
-        """Return what decides how and what is recorded, for the policy digest in the ``open`` record."""
+        """Return what decides how and what is recorded; ``policy`` of ``open`` and ``coverage`` is its digest."""
         names = (
             "durability",
             "on_failure",

@@ -42,7 +42,8 @@ class Inventory(Payload, frozen=True):
 
     ``component`` tells apart what one service declares in several processes: the framework and, where it has one, the
     application's name. The same ``digest`` (SHA-256, hex) is the same inventory, whichever process said it; ``policy``
-    is that of the ``open`` record. ``beyond`` counts entry points for which there was no room.
+    is that of the ``open`` record, and ``settings`` what it is the digest of, as text. ``beyond`` counts entry points
+    for which there was no room.
     """
 
     service: str
@@ -56,6 +57,7 @@ class Inventory(Payload, frozen=True):
     entry_points: list[DeclaredPoint]
     rules: str | None = None
     beyond: Count | None = None
+    settings: dict[str, str] | None = None
 
 
 class Reached(NamedTuple):

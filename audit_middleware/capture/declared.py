@@ -163,6 +163,7 @@ class Declared:
                 policy=Announcer(settings).policy,
                 rules=rules.digest if rules is not None else None,
                 packages=dict.fromkeys(package for each in declarations for package in each.packages),
+                settings=settings.digest_source(),
             )
             return deque(in_parts(head, (point for each in declarations for point in each.find()))), None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - routes are made by the application's own code

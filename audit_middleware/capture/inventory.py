@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from itertools import islice
 from typing import Final, get_args
@@ -24,6 +24,7 @@ MAX_ROUTE: Final = 1024
 MAX_REASON: Final = 512
 MAX_NAME: Final = 128
 MAX_PACKAGES: Final = 16
+MAX_SETTING: Final = 256
 _MAX_METHOD: Final = 32
 _KINDS: Final = frozenset(get_args(EntryKind))
 
@@ -75,9 +76,19 @@ def in_parts(head: Inventory, points: Iterable[EntryPoint]) -> list[Inventory]:
 
 
 def inventory_head(
-    *, service: str, component: str, version: str, policy: str, rules: str | None, packages: Iterable[str]
+    *,
+    service: str,
+    component: str,
+    version: str,
+    policy: str,
+    rules: str | None,
+    packages: Iterable[str],
+    settings: Mapping[str, object] | None = None,
 ) -> Inventory:
-    """Return what every part of an inventory says; ``packages`` are distributions whose versions matter."""
+    """Return what every part of an inventory says.
+
+    ``packages`` are distributions whose versions matter; ``settings`` is what ``policy`` is the digest of.
+    """
     return Inventory(
         service=_plain(service, MAX_ROUTE),
         component=_plain(component, MAX_NAME),
@@ -93,7 +104,16 @@ def inventory_head(
         },
         entry_points=[],
         rules=rules,
+        settings={name: spelled(value) for name, value in settings.items()} if settings is not None else None,
     )
+
+
+def spelled(value: object) -> str:
+    """Return a setting as text; of one that is very long its beginning and its digest, so that a change still shows."""
+    text = Plainer().text(", ".join(map(str, value)) if isinstance(value, tuple) else value or "", "")
+    if len(text) <= MAX_SETTING:
+        return text
+    return f"{text[: MAX_SETTING - 24]}… {sha256(text.encode()).hexdigest()[:16]}"
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:

@@ -50,6 +50,7 @@ class Component(msgspec.Struct):
     stream: str = ""
     entry_points: int = 0
     beyond: int = 0
+    settings: dict[str, str] = {}
 
 
 class Service(msgspec.Struct):

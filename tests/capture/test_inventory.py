@@ -17,7 +17,7 @@ from audit_middleware import AuditMiddleware, audited
 from audit_middleware.capture.coverage import EntryPoint
 from audit_middleware.capture.entry_points import entry_points
 from audit_middleware.capture.exemption import Exemption
-from audit_middleware.capture.inventory import MAX_PARTS, in_parts, inventory_head
+from audit_middleware.capture.inventory import MAX_PARTS, MAX_SETTING, in_parts, inventory_head, spelled
 from audit_middleware.journal.files import Files
 from audit_middleware.record import MAX_LINE
 from audit_middleware.sealing.seal import MAX_REC
@@ -70,6 +70,31 @@ def test_what_has_no_room_is_counted_and_in_the_digest():
 
 def test_the_order_in_which_a_router_has_its_routes_changes_nothing():
     assert in_parts(HEAD, reversed(many(300))) == in_parts(HEAD, many(300))
+
+
+def test_the_settings_that_decide_are_said_and_no_secret(tmp_path):
+    pipeline = make_pipeline(tmp_path, trusted_proxies="10.0.0.0/8,192.0.2.1", attempts="all", token="hush-hush")
+    pipeline.declare("own", lambda: many(1))
+    pipeline.announce()
+    pipeline.close()
+    (inventory,) = said(tmp_path)
+    assert inventory["settings"] == {
+        "attempts": "all", "durability": "journal", "forwarded_header": "auto", "internal_hosts": "", "on_failure": "auto",
+        "query_parameters": "", "request_id_header": "X-Request-ID", "rules": "", "trusted_proxies": "10.0.0.0/8, 192.0.2.1",
+    }  # fmt: skip
+    assert "hush-hush" not in str(journal_lines(tmp_path))
+
+
+def test_a_long_setting_that_differs_at_its_end_still_differs():
+    long = tuple(f"10.0.{number}.0/24" for number in range(250))
+    one, other = spelled(long), spelled((*long, "192.0.2.1/32"))
+    assert one != other
+    assert max(len(one), len(other)) <= MAX_SETTING
+    head = inventory_head(
+        service="orders", component="own", version="1", policy="0" * 64, rules=None, packages=[],
+        settings={f"setting{number}": long for number in range(9)},
+    )  # fmt: skip
+    assert all(len(msgspec.json.encode(part)) <= MAX_REC for part in in_parts(head, many(500)))
 
 
 def test_an_exemption_is_said_with_its_end_even_when_it_is_over():

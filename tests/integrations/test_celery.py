@@ -175,7 +175,9 @@ def test_a_task_that_runs_eagerly_in_an_app_that_was_never_finalized_is_on_recor
         task.delay()
     before()
     assert not app.finalized
-    app.register_task(type("ByClass", (Task,), {"name": "class", "run": lambda self: None})()).delay()  # finalizes first
+    app.register_task(
+        type("ByClass", (Task,), {"name": "class", "run": lambda self: None})()
+    ).delay()  # finalizes first
     after.delay()
     assert [record["task"]["name"] for record in records(tmp_path, "task")] == [
         "before", "after", "before", "class", "after",

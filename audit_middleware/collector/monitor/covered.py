@@ -62,6 +62,7 @@ class Declaring(msgspec.Struct, frozen=True):
     stream: str
     entry_points: int
     beyond: int
+    settings: dict[str, str]
 
 
 class ServiceCoverage(msgspec.Struct, frozen=True):
@@ -198,4 +199,5 @@ def _declaring(each: Component) -> Declaring:
         said.stream,
         len(each.points),
         each.beyond,
+        said.values,
     )

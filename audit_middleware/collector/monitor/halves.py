@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ MAX_ROUTE: Final = 2_048
 MAX_WORD: Final = 64
 MAX_TEXT: Final = 500
 MAX_VERSIONS: Final = 20
+MAX_SETTINGS: Final = 20
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -37,6 +38,8 @@ class Said(msgspec.Struct, frozen=True):
     rules: str | None
     version: str
     versions: dict[str, str]
+    values: dict[str, str] = {}
+    """What ``policy`` is the digest of; empty where the process did not say."""
 
     @property
     def rank(self) -> tuple[str, ...]:
@@ -145,5 +148,10 @@ def _said(frame: Frame, part: Inventory, when: str) -> Said:
         cut(part.policy, MAX_TEXT),
         None if part.rules is None else cut(part.rules, MAX_TEXT),
         cut(part.version, MAX_TEXT),
-        {cut(name, MAX_WORD): cut(each, MAX_WORD) for name, each in sorted(part.versions.items())[:MAX_VERSIONS]},
+        _texts(part.versions, MAX_VERSIONS, MAX_WORD),
+        _texts(part.settings or {}, MAX_SETTINGS, MAX_TEXT),
     )
+
+
+def _texts(named: Mapping[str, str], room: int, size: int) -> dict[str, str]:
+    return {cut(name, MAX_WORD): cut(each, size) for name, each in sorted(named.items())[:room]}

@@ -173,7 +173,7 @@ KINDS: Final[dict[str, Kind]] = {
         False,
         "person",
         "the settings or the rules that decide what a service records were changed",
-        "look who changed them and what is not recorded any more, and note it",
+        "look under `changed` which they are, who changed them and what is not recorded any more, and note it",
     ),
     "rules": Kind(
         "warning",

@@ -6,7 +6,7 @@ ends when its entry point is not exempt any more in the component that it is abo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from audit_middleware.collector.index_rows import microseconds
@@ -76,6 +76,7 @@ def _on_settings(book: FindingBook, accepted: Accepted, when: str) -> list[Trans
         return []
     evidence = {
         "component": after.component,
+        "changed": _changed(before.said.values, after.said.values),
         "policy_before": before.said.policy,
         "policy_after": after.said.policy,
         "rules_before": before.said.rules,
@@ -88,6 +89,14 @@ def _on_settings(book: FindingBook, accepted: Accepted, when: str) -> list[Trans
         "stream_after": after.said.stream,
     }
     return book.observe(Observation("policy", about, evidence, accepted.service, after.said.stream), when)
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str | None]] | None:
+    """Return both values of each setting that differs; None where one side did not say its settings."""
+    if not before or not after:
+        return None
+    names = sorted(before.keys() | after.keys())
+    return {name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)}
 
 
 def _present(book: FindingBook, accepted: Accepted) -> list[Finding]:

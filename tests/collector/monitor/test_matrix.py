@@ -407,8 +407,11 @@ def test_many_newly_exempt_entry_points_are_told_in_bounded_number(stand):
 
 def test_a_change_of_settings_is_one_finding_that_a_person_resolves(stand):
     old, new = stand.app(), stand.app()
-    declare(stand, old, point("/a"))
-    for _ in range(3):  # a rolling deployment
+    was, becomes = {"attempts": "unsafe", "on_failure": "auto"}, {"attempts": "none", "on_failure": "auto"}
+    declare(stand, old, point("/a"), settings=was)
+    declare(stand, new, point("/a"), policy="p2", settings=becomes)
+    assert stand.one("policy").evidence["changed"] == {"attempts": ["unsafe", "none"]}
+    for _ in range(3):  # a rolling deployment; of a release that does not say its settings
         declare(stand, new, point("/a"), policy="p2")
         declare(stand, old, point("/a"))
     found = stand.one("policy")
