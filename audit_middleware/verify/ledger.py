@@ -16,6 +16,7 @@ from audit_middleware.sealing.stream import Gap, Step
 from audit_middleware.tlog.checkpoint import open_checkpoint
 from audit_middleware.tlog.reader import LogReader, TileCheck
 from audit_middleware.tlog.tiles import WIDTH
+from audit_middleware.verify.copies import Copies
 from audit_middleware.verify.expired import ExpiredLogs
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
 from audit_middleware.verify.quarantine import ReadKept, SetAside
@@ -28,13 +29,14 @@ WHOLE: Final = "one of several logs was verified; verify the data folder, or the
 class Log(NamedTuple):
     """A log to verify, and the name it goes by in findings; ``files`` where they can be listed too.
 
-    ``expired`` is its file of that name, None while it has its entries.
+    ``expired`` is its file of that name, None while it has its entries; ``collector`` tells the logs of several apart.
     """
 
     name: str
     reader: LogReader
     files: LogFiles | None = None
     expired: bytes | None = None
+    collector: str = ""
 
 
 class Scope(NamedTuple):
@@ -65,10 +67,12 @@ def verify_logs(
 ) -> Report:
     """Verify logs in the order given, oldest first: a stream goes on from one period's log to the next.
 
+    Between the logs of collectors that share an index a stream may go back and forth.
+
     Never raises for what the logs hold. What a reader's own I/O raises passes through.
     """
     report = Report()
-    verifier = _LogVerifier(keyring, report, scope)
+    verifier = _LogVerifier(keyring, report, scope, has_several=len({log.collector for log in logs}) > 1)
     sizes = {log.name: size for log in logs if (size := verifier.open(log)) is not None}
     done, total = 0, sum(sizes[log.name] for log in logs if log.name in sizes and log.expired is None)
     for log in logs:
@@ -83,10 +87,11 @@ def verify_logs(
 
 
 class _LogVerifier:
-    def __init__(self, keyring: Keyring, report: Report, scope: Scope) -> None:
+    def __init__(self, keyring: Keyring, report: Report, scope: Scope, *, has_several: bool) -> None:
         self._report = report
         self._scope = scope
         self._lines = LineVerifier(keyring, report)
+        self._copies = Copies(self._lines) if has_several else None
         self._set_aside = SetAside(self._lines, is_part=scope.misses_earlier)
         self._expired = ExpiredLogs(self._lines, is_part=scope.is_part)
 
@@ -129,6 +134,9 @@ class _LogVerifier:
     def finish(self, logs: Sequence[Log], sizes: dict[str, int]) -> None:
         """What can only be said at the end: gaps that stayed open, predecessors that never came, what is older."""
         self._expired.finish()
+        if self._copies is not None:
+            readable = [log for log in logs if log.name in sizes and log.expired is None]
+            self._copies.finish((log.collector, log.name, log.reader) for log in readable)
         self._set_aside.finish(self._scope.read_kept)
         for stream, seen in self._lines.streams.items():
             for gap in seen.follower.gaps:
@@ -188,7 +196,9 @@ class _LogVerifier:
                 self._expired.note_record(payload, frame)
 
     def _note_step(self, step: Step, where: str, frame: Frame) -> None:
-        if step is Step.SEEN:
+        if step is Step.SEEN and self._copies is not None:
+            self._copies.take(frame)
+        elif step is Step.SEEN:
             self._lines.note(Severity.TAMPERING, "replay", where, f"{frame.seq} of this stream came before", frame)
         elif step is Step.BROKEN:
             message = f"{frame.seq} does not link to the line before it"
