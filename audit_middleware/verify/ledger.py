@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.collector_record import Retained
@@ -14,8 +13,9 @@ from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.stream import Gap, Step
 from audit_middleware.tlog.checkpoint import open_checkpoint
+from audit_middleware.tlog.merkle import HASH_SIZE
 from audit_middleware.tlog.reader import LogReader, TileCheck
-from audit_middleware.tlog.tiles import WIDTH
+from audit_middleware.tlog.tiles import WIDTH, width_at
 from audit_middleware.verify.copies import Copies
 from audit_middleware.verify.expired import ExpiredLogs
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
@@ -106,21 +106,26 @@ class _LogVerifier:
         return None
 
     def verify(self, log: Log, progress: _Done) -> None:
-        """One pass: each bundle's lines are verified while their leaf hashes rebuild the tree."""
+        """One pass: each bundle's lines are verified while their leaf hashes rebuild the tree.
+
+        Of a bundle that is missing or damaged the hashes are taken from its tile, so that the rest is checked too.
+        """
         tiles = _Tiles(log, self._note)
-        entries = log.reader.entries()
         done = 0
-        try:
-            while chunk := list(islice(entries, WIDTH)):
-                leaves = [leaf_hash(line) for _, line in chunk]
-                for (index, line), leaf in zip(chunk, leaves, strict=True):
-                    self._verify_entry(f"{log.name} entry {index}", line, leaf)
-                tiles.add(leaves)
-                done += len(chunk)
-                progress(done)
-            tiles.finish()
-        except BadLedger as error:
-            self._note("ledger", f"{log.name}/{error.where}", str(error))
+        for number in range(-(-log.reader.checkpoint().size // WIDTH)):
+            try:
+                bundle = log.reader.bundle(number)
+            except BadLedger as error:
+                self._note("ledger", f"{log.name}/{error.where}", str(error))
+                tiles.add_stored(number)
+                continue
+            leaves = [leaf_hash(line) for line in bundle]
+            for index, (line, leaf) in enumerate(zip(bundle, leaves, strict=True), number * WIDTH):
+                self._verify_entry(f"{log.name} entry {index}", line, leaf)
+            tiles.add(leaves)
+            done += len(bundle)
+            progress(done)
+        tiles.finish()
         self._report.count("logs")
         self._report.count("entries", done)
 
@@ -240,12 +245,22 @@ class _Tiles:
     """Checks a log's tiles up to the first that is wrong; the entries behind it are verified all the same."""
 
     def __init__(self, log: Log, note: Callable[[str, str, str], None]) -> None:
-        self._name = log.name
+        self._log = log
         self._note = note
         self._check: TileCheck | None = TileCheck(log.reader)
 
     def add(self, leaves: list[bytes]) -> None:
         self._contained(lambda check: check.add(leaves))
+
+    def add_stored(self, number: int) -> None:
+        """Go on behind a bundle that cannot be read."""
+        reader = self._log.reader
+
+        def add(check: TileCheck) -> None:
+            hashes = reader.tile(0, number, width_at(0, number, reader.checkpoint().size))
+            check.add([hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)])
+
+        self._contained(add)
 
     def finish(self) -> None:
         self._contained(TileCheck.finish)
@@ -257,7 +272,7 @@ class _Tiles:
             step(self._check)
         except BadLedger as error:
             self._check = None
-            self._note("ledger", f"{self._name}/{error.where}", str(error))
+            self._note("ledger", f"{self._log.name}/{error.where}", str(error))
 
 
 class _Done(Protocol):
