@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -251,8 +252,10 @@ def test_a_patrol_beside_a_growing_ledger_finds_nothing(small):
     try:
         found = []
         patroller = Patroller(lambda: [small], 1 << 20, found.append)
-        for _ in range(60):
+        turns, until = 0, time.monotonic() + 60
+        while (turns < 60 or small.checkpoint().size <= 1000) and time.monotonic() < until:
             patroller.turn()
+            turns += 1
     finally:
         stop.set()
         writer.join()
