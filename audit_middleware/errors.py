@@ -11,6 +11,7 @@
     ├── StorageError            the collector's store: broken, full, or holding other bytes
     │   ├── AlreadyStored       a create-only key holds other bytes
     │   ├── StoreUnavailable    it did not do it now; what it holds is not in doubt
+    │   │   └── StoreFull       there is no room, until somebody makes some
     │   └── RollbackDetected    the ledger is older than what was signed before
     └── VerificationError       the evidence's
         ├── MalformedLine       .line .rule      not a sealed line, or not strict JSON
@@ -62,6 +63,10 @@ class AlreadyStored(StorageError):
 
 class StoreUnavailable(StorageError):
     """The store is away, slow, full or refuses; what it holds is not in doubt, and it may be asked again later."""
+
+
+class StoreFull(StoreUnavailable):
+    """The disk has no room; when somebody has made some, it may be asked again."""
 
 
 class RollbackDetected(StorageError):

@@ -16,7 +16,7 @@ from audit_middleware.tlog.reader import LogReader, ReadFile
 from audit_middleware.verify.expired import FILE as EXPIRED
 from audit_middleware.verify.expired import order_of
 from audit_middleware.verify.ledger import Log, Scope
-from audit_middleware.verify.quarantine import folder_kept
+from audit_middleware.verify.quarantine import ReadKept, folder_kept
 from audit_middleware.verify.report import Finding
 from audit_middleware.verify.rollback import FolderFiles, KeptCheckpoint
 
@@ -47,6 +47,38 @@ class Target(NamedTuple):
     logs: list[Log]
     scope: Scope
     found: Callable[[], Iterable[Finding]] = tuple
+
+
+def together(targets: Sequence[tuple[str, Target]]) -> Target:
+    """Return the logs of several collectors, which share an index, as one target: streams move between them.
+
+    A log goes by its origin then. Raises `ConfigurationError` for one that is there twice.
+    """
+    logs: dict[str, tuple[tuple[str, bool, str], Log]] = {}
+    for named, target in targets:
+        for log in target.logs:
+            origin = log.reader.verifier.name
+            if origin in logs:
+                raise ConfigurationError(f"{named}: {origin} is there twice; name each collector once")
+            logs[origin] = (order_of(log.name), log._replace(name=origin, collector=named))
+    scopes = [target.scope for _, target in targets]
+    readers = [scope.read_kept for scope in scopes]
+    scope = Scope(
+        sorted({origin for scope in scopes for origin in scope.origins}),
+        scopes[0].kept,
+        _first_kept([read for read in readers if read is not None]) if None not in readers else None,
+        misses_earlier=any(scope.misses_earlier for scope in scopes),
+        misses_later=any(scope.misses_later for scope in scopes),
+    )
+    ordered = [log for _, log in sorted(logs.values(), key=lambda each: (each[0], each[1].name))]
+    return Target(ordered, scope, lambda: [finding for _, target in targets for finding in target.found()])
+
+
+def _first_kept(readers: Sequence[ReadKept]) -> ReadKept:
+    def read(leaf: str, reason: str) -> bytes | None:
+        return next((line for kept in readers if (line := kept(leaf, reason)) is not None), None)
+
+    return read
 
 
 def folder_target(path: Path, trust: Trust, kept: Sequence[KeptCheckpoint]) -> Target:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from audit_middleware import config
-from audit_middleware.cli.ledgers import Target, Trust, folder_target
+from audit_middleware.cli.ledgers import Target, Trust, folder_target, together
 from audit_middleware.cli.output import json_option, keyring, print_json, printable, progress
 from audit_middleware.cli.remote import RemoteLogs
 from audit_middleware.errors import AuditError, ConfigurationError
@@ -27,7 +27,7 @@ _HINTS = {"unknown_key": "set AUDIT_KEY_FILE or AUDIT_KEYS to the key that seale
 
 
 @click.command("verify")
-@click.argument("target", metavar="PATH_OR_URL")
+@click.argument("targets", metavar="PATH_OR_URL...", nargs=-1, required=True)
 @click.option(
     "--vkey",
     "vkeys",
@@ -49,50 +49,70 @@ _HINTS = {"unknown_key": "set AUDIT_KEY_FILE or AUDIT_KEYS to the key that seale
 )
 @json_option
 def command(
-    target: str, vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], file: Path | None, as_json: bool
+    targets: tuple[str, ...], vkeys: tuple[str, ...], checkpoints: tuple[Path, ...], file: Path | None, as_json: bool
 ) -> None:
     """Verify a spool, a ledger (its data folder, one log, or s3://BUCKET/PREFIX), or a collector by its URL.
 
     Says which line breaks which rule, and what that means. An unknown key is unverifiable and a crash is unclosed:
-    neither is tampering. An older copy put back whole looks good in itself: only --checkpoint, the guard and the
-    shippers find it. Exit 0 good, 1 evidence of tampering, 2 something could not be checked.
+    neither is tampering. Name all collectors that share an index at once: streams move between them. An older copy
+    put back whole looks good in itself: only --checkpoint, the guard and the shippers find it. Exit 0 good, 1 evidence
+    of tampering, 2 something could not be checked.
     """
-    run = _verification(target, vkeys, [_kept(each) for each in checkpoints], file)
+    run, named = _verification(targets, vkeys, [_kept(each) for each in checkpoints], file), ", ".join(targets)
     with progress("verifying", is_quiet=as_json) as advance:
         try:
             report = run(advance)
         except (OSError, AuditError) as error:
-            raise ConfigurationError(f"{target} could not be verified: {error}") from error
-    _print_json(report) if as_json else _print(report, target)
+            raise ConfigurationError(f"{named} could not be verified: {error}") from error
+    _print_json(report) if as_json else _print(report, named)
     sys.exit(report.exit_code)
 
 
 def _verification(
-    target: str, vkeys: tuple[str, ...], kept: list[KeptCheckpoint], file: Path | None
+    targets: tuple[str, ...], vkeys: tuple[str, ...], kept: list[KeptCheckpoint], file: Path | None
 ) -> Callable[[Progress], Report]:
     keys = keyring()
     trust = Trust.parse(vkeys, config.load().log_keys)
-    path = Path(target)
+    if len(targets) > 1:
+        found = together([(target, _ledger(target, trust, kept, file)) for target in targets])
+    elif (Path(targets[0]) / "streams").is_dir():
+        return _spool_verification(Path(targets[0]), keys, kept, file)
+    else:
+        found = _ledger(targets[0], trust, kept, file)
+    return lambda advance: _verify(found, keys, advance)
+
+
+def _spool_verification(
+    path: Path, keys: Keyring, kept: list[KeptCheckpoint], file: Path | None
+) -> Callable[[Progress], Report]:
+    if file is not None:
+        raise _config_is_for_buckets(str(path))
+    if kept:
+        raise ConfigurationError(f"{path} is a spool: --checkpoint is for a ledger or a collector")
+    if not any((path / "streams").iterdir()):
+        raise ConfigurationError(f"nothing there: {path} is a spool without a journal; nothing was checked")
+    return lambda advance: verify_spool(path, keys, advance)
+
+
+def _ledger(target: str, trust: Trust, kept: list[KeptCheckpoint], file: Path | None) -> Target:
     if target.startswith("s3://"):
         from audit_middleware.cli.buckets import bucket_target
 
-        found = bucket_target(target, trust, kept, file)
-    elif file is not None:
-        raise ConfigurationError(f"{target}: --config is for s3://BUCKET/PREFIX")
-    elif target.startswith(("http://", "https://")):
-        found = RemoteLogs(target, token=os.environ.get("AUDIT_TOKEN")).target(trust, kept)
-    elif (path / "streams").is_dir():
-        if kept:
-            raise ConfigurationError(f"{path} is a spool: --checkpoint is for a ledger or a collector")
-        if not any((path / "streams").iterdir()):
-            raise ConfigurationError(f"nothing there: {path} is a spool without a journal; nothing was checked")
-        return lambda advance: verify_spool(path, keys, advance)
-    else:
-        try:
-            found = folder_target(path, trust, kept)
-        except OSError as error:
-            raise ConfigurationError(f"{path} could not be verified: {error}") from error
-    return lambda advance: _verify(found, keys, advance)
+        return bucket_target(target, trust, kept, file)
+    if file is not None:
+        raise _config_is_for_buckets(target)
+    if target.startswith(("http://", "https://")):
+        return RemoteLogs(target, token=os.environ.get("AUDIT_TOKEN")).target(trust, kept)
+    if (Path(target) / "streams").is_dir():
+        raise ConfigurationError(f"{target} is a spool, which is verified by itself; only ledgers go together")
+    try:
+        return folder_target(Path(target), trust, kept)
+    except OSError as error:
+        raise ConfigurationError(f"{target} could not be verified: {error}") from error
+
+
+def _config_is_for_buckets(target: str) -> ConfigurationError:
+    return ConfigurationError(f"{target}: --config is for s3://BUCKET/PREFIX")
 
 
 def _verify(target: Target, keys: Keyring, advance: Progress) -> Report:

@@ -304,8 +304,7 @@ class _Open:
             self.folder,
             self.logs,
             self.index,
-            submit=self.committer.submit,
-            is_listening=lambda: self.committer.state == "ready",
+            self.committer,
         )
 
     def _close_files(self) -> None:

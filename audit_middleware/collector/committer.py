@@ -16,7 +16,7 @@ from typing import Final, Literal, Protocol
 from audit_middleware.collector.group import Batch
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.problems import Problem, busy
-from audit_middleware.errors import StoreUnavailable
+from audit_middleware.errors import StoreFull, StoreUnavailable
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 15.0
@@ -49,12 +49,14 @@ class Work(Protocol):
 class Committer:
     """Takes batches from any thread and commits them in groups in its own. After any other failure it stays closed.
 
-    ``_waiting``, ``_bytes``, ``state`` and ``reason`` belong to ``_change``.
+    ``blocked`` says why nothing is taken until somebody sees to it, and is empty else. ``_waiting``, ``_bytes``,
+    ``state``, ``reason`` and ``blocked`` belong to ``_change``.
     """
 
     def __init__(self, work: Work, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.state: State = "starting"
         self.reason = "the collector is starting"
+        self.blocked = ""
         self._work = work
         self._limits = limits
         self._clock = clock
@@ -112,7 +114,8 @@ class Committer:
             self._become("closed", "the collector is closed")
         except Exception as error:  # noqa: BLE001 - named containment point: whatever it was, the chain is in doubt
             _log.critical("the collector stops accepting", exc_info=error)
-            self._become("failed", f"the collector has stopped accepting: {type(error).__name__}: {error}")
+            reason = f"the collector has stopped accepting: {type(error).__name__}: {error}"
+            self._become("failed", reason, is_blocked=True)
         self._give_back(seconds=30)
 
     def _commit_until_closed(self) -> None:
@@ -127,7 +130,8 @@ class Committer:
                 self._work.stop()
             except StoreUnavailable as error:
                 _log.error("nothing is committed now, trying again in %.1f s: %s", pause, error)
-                self._become("recovering", f"the store takes nothing now: {error}")
+                reason = f"the store takes nothing now: {error}"
+                self._become("recovering", reason, is_blocked=isinstance(error, StoreFull))
                 self._give_back(seconds=_RETRY_AFTER["recovering"])
             else:
                 return
@@ -173,9 +177,9 @@ class Committer:
             self._happened = False
             self._last_beat = self._clock()
 
-    def _become(self, state: State, reason: str) -> None:
+    def _become(self, state: State, reason: str, *, is_blocked: bool = False) -> None:
         with self._change:
-            self.state, self.reason = state, reason
+            self.state, self.reason, self.blocked = state, reason, reason if is_blocked else ""
             self._change.notify_all()
 
     def _give_back(self, *, seconds: int) -> None:

@@ -63,7 +63,7 @@ class Ledger:
         self._store = store
         self._signer = signer
         self._clock = clock
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._sound = False
         self._edge = TileEdge()  # this and the next three: the published tree; owned by _turn
         self._tail = b""
@@ -203,7 +203,7 @@ class Ledger:
             try:
                 if self._sound:
                     self.keep_last()
-                    self._archive()
+                    self.archive()
             finally:
                 self._sound = False
                 self._folder.close()
@@ -230,7 +230,7 @@ class Ledger:
         self._publish(Checkpoint(self.origin, growth.write_ahead.end, growth.write_ahead.root))
         self._edge, self._tail = growth.edge, growth.tail
         if self._archived is None or self._clock() - self._archived >= ARCHIVE_INTERVAL:
-            self._archive()
+            self.archive()
         self._discard(growth.write_ahead)
 
     def _publish(self, checkpoint: Checkpoint) -> None:
@@ -239,11 +239,12 @@ class Ledger:
         self._folder.publish(note)
         self._published = checkpoint, note
 
-    def _archive(self) -> None:
+    def archive(self) -> None:
         """Keep the published checkpoint for ever, as something later trees can be compared with."""
-        if self._archived_size != self.size:
-            self._store.put(f"checkpoints/{self.size}", self.checkpoint)
-            self._archived, self._archived_size = self._clock(), self.size
+        with self._turn:
+            if self._archived_size != self.size:
+                self._store.put(f"checkpoints/{self.size}", self.checkpoint)
+                self._archived, self._archived_size = self._clock(), self.size
 
     def _discard(self, done: WriteAhead) -> None:
         """Let go of the partial tiles that neither this checkpoint nor the one before it needs."""
@@ -268,7 +269,7 @@ class Ledger:
         self._finish(pending, write_ahead)
         self._require_nothing_ahead()
         self.keep_last()
-        self._archive()
+        self.archive()
         self._sound = True
 
     def _finish(self, pending: WriteAhead | None, write_ahead: WriteAhead | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from audit_middleware.collector.alerts.alerts import Alerts
 from audit_middleware.collector.auth import Caller
+from audit_middleware.collector.committer import Committer
 from audit_middleware.collector.folder import DataFolder
 from audit_middleware.collector.group import Batch, Said
 from audit_middleware.collector.index_store import Elsewhere, IndexStore
@@ -18,7 +19,7 @@ from audit_middleware.collector.monitor.findings import Finding
 from audit_middleware.collector.monitor.hall import HeardLog
 from audit_middleware.collector.monitor.heard import Find, Standing
 from audit_middleware.collector.monitor.memory import MonitorFile
-from audit_middleware.collector.monitor.patroller import Patroller
+from audit_middleware.collector.monitor.patroller import Commits, Patroller
 from audit_middleware.collector.monitor.watcher import Watcher
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.settings import CollectorSettings
@@ -31,8 +32,6 @@ STILL_SECONDS: Final = 30.0
 """A watcher ticks every second; one that did not for so long stands still."""
 
 _NOBODY: Final = Caller(COLLECTOR_SERVICE, frozenset(), frozenset())
-
-Submit = Callable[[Batch], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +102,19 @@ class Monitoring:
         folder: DataFolder,
         logs: Logs,
         index: IndexStore,
+        committer: Committer,
         *,
-        submit: Submit,
-        is_listening: Callable[[], bool],
         clock: Callable[[], Now] = real_clock,
     ) -> None:
         self._logs = logs
         self._index = index
         self._clock = clock
         self._finder = StreamFinder(index)
-        self._submit = submit
-        self.is_listening = is_listening
+        self._submit = committer.submit
+        self.is_listening: Callable[[], bool] = lambda: committer.state == "ready"
         self.watcher = Watcher(settings.monitor, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
-        self.patroller = Patroller(self._stored, settings.monitor.patrol_bytes, self.watcher.report)
+        commits = Commits(folder.name, lambda: committer.blocked)
+        self.patroller = Patroller(self._stored, settings.monitor.patrol_bytes, self.watcher.report, commits=commits)
         self.alerts = Alerts(
             settings.alerts,
             folder.alerts,

@@ -20,6 +20,9 @@ from audit_middleware.collector_record import AccessKind
 SIGNATURE: Final = "Audit-Collector"
 CERTIFICATE: Final = "audit_middleware.certificate"
 """Where the names of a client's verified certificate lie in a scope."""
+
+_CALLER: Final = "audit_middleware.caller"
+_DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _log: Final = logging.getLogger(__name__)
 
 
@@ -30,31 +33,27 @@ def collector_of(request: Request) -> Collector:
 
 
 def caller_of(request: Request, role: Role) -> Caller:
-    """Return who calls; raise `Problem` 401 for an unknown token, 403 for one without ``role``, 429 for too many.
-
-    Whoever is not let in is on record, with the address and the path that was asked for.
-    """
-    collector, source = collector_of(request), source_of(request)
-    name = NOBODY
-    try:
-        names = request.scope.get(CERTIFICATE, frozenset())
-        caller = collector.tokens.authenticate(request.headers.get("authorization"), names)
-        name = caller.name
-        caller.require(role)
-    except Problem:
-        collector.note_access(name, "denied", f"{request.method} {request.url.path[:200]}", source)
-        raise
-    if role != "ingest" and (seconds := collector.reads.wait(name)):
+    """Return who calls; raise `Problem` 401 for an unknown token, 403 for one without ``role``, 429 for too many."""
+    collector = collector_of(request)
+    caller = known_caller(request)
+    caller.require(role)
+    if role != "ingest" and (seconds := collector.reads.wait(caller.name)):
         headers = {"Retry-After": str(math.ceil(seconds))}
         raise Problem(429, "too-many-requests", "more reads than this collector answers one token", headers=headers)
     return caller
 
 
-def reader_of(request: Request, kind: AccessKind, what: str) -> Caller:
-    """Return who reads, and count that they read ``what``."""
-    caller = caller_of(request, "reader")
-    collector_of(request).note_access(caller.name, kind, what, source_of(request))
+def known_caller(request: Request) -> Caller:
+    """Return who calls, whatever they may do; raise `Problem` 401 for an unknown token."""
+    names = request.scope.get(CERTIFICATE, frozenset())
+    caller = collector_of(request).tokens.authenticate(request.headers.get("authorization"), names)
+    request.scope[_CALLER] = caller.name
     return caller
+
+
+def note_read(request: Request, caller: Caller, kind: AccessKind, what: str) -> None:
+    """Count that ``what`` was read: after it was found out that the caller may, so that a refusal is none."""
+    collector_of(request).note_access(caller.name, kind, what, source_of(request))
 
 
 def source_of(request: Request) -> str:
@@ -63,9 +62,13 @@ def source_of(request: Request) -> str:
 
 
 async def say_problem(request: Request, error: Exception) -> Response:
-    """Answer a `Problem`."""
+    """Answer a `Problem`; whoever was not let in is on record, with the address and the path that was asked for."""
     assert isinstance(error, Problem)
-    collector_of(request).metrics.refused.labels(error.kind).inc()
+    collector = collector_of(request)
+    collector.metrics.refused.labels(error.kind).inc()
+    if error.status in _DENIED:
+        name, what = request.scope.get(_CALLER, NOBODY), f"{request.method} {request.url.path[:200]}"
+        collector.note_access(name, "denied", what, source_of(request))
     return problem_response(error)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from audit_middleware.collector.monitor.covered import Coverage
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import collector_of, reader_of
+from audit_middleware.collector.routes import caller_of, collector_of, note_read
 from audit_middleware.collector.routes_findings import require_service
 
 MAX_LIMIT: Final = 50_000
@@ -24,9 +24,10 @@ _DIGITS: Final = re.compile(r"[0-9]{1,5}")
 
 async def coverage(request: Request) -> Response:
     """Answer with the services that the caller may see; of each the entry points that stand worst come first."""
-    caller = reader_of(request, "coverage", str(request.query_params)[:500])
+    caller = caller_of(request, "reader")
     service, limit = _parameters(request.query_params.multi_items())
     require_service(caller, service)
+    note_read(request, caller, "coverage", str(request.query_params)[:500])
     collector = collector_of(request)
     found = await asyncio.wrap_future(collector.coverage())
     seen = [each for each in found.services if caller.may_see(each.service) and service in {None, each.service}]

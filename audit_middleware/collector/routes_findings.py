@@ -15,7 +15,7 @@ from audit_middleware.collector.auth import EVERY, Caller
 from audit_middleware.collector.monitor.findings import STATES, Finding, Undecided
 from audit_middleware.collector.monitor.kinds import KINDS, SEVERITIES
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import caller_of, collector_of, reader_of
+from audit_middleware.collector.routes import caller_of, collector_of, note_read
 
 MAX_LIMIT: Final = 10_000
 DEFAULT_LIMIT: Final = 1_000
@@ -80,9 +80,10 @@ def shown(finding: Finding) -> dict[str, Any]:
 
 async def findings(request: Request) -> Response:
     """Answer with findings, those that were seen last first."""
-    caller = reader_of(request, "findings", str(request.query_params)[:500])
+    caller = caller_of(request, "reader")
     wanted = parse_filter(request.query_params.multi_items())
     require_service(caller, wanted.service)
+    note_read(request, caller, "findings", str(request.query_params)[:500])
     seen = [each for each in collector_of(request).findings() if caller.may_see(each.service) and wanted.admits(each)]
     seen.sort(key=lambda each: each.last_seen, reverse=True)
     body = {"findings": [shown(each) for each in seen[: wanted.limit]]}

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from audit_middleware.collector.logs import FinishedLog, Log
 from audit_middleware.collector.problems import Problem
-from audit_middleware.collector.routes import CERTIFICATE, collector_of, reader_of
+from audit_middleware.collector.routes import caller_of, collector_of, known_caller, note_read
 from audit_middleware.errors import BadLedger
 from audit_middleware.tlog.tiles import parse_path
 from audit_middleware.verify.expired import FILE as EXPIRED
@@ -59,8 +59,7 @@ async def vkeys(request: Request) -> Response:
     """Serve the verifier keys of all logs, one a line; to every token, because who delivers pins them."""
     collector = collector_of(request)
     if not collector.settings.public_log:
-        names = request.scope.get(CERTIFICATE, frozenset())
-        collector.tokens.authenticate(request.headers.get("authorization"), names)
+        known_caller(request)
     text = "".join(f"{vkey}\n" for vkey in collector.vkeys)
     return Response(text, headers={"Cache-Control": "no-cache"}, media_type=TEXT)
 
@@ -83,7 +82,9 @@ def _log(request: Request) -> Log | FinishedLog:
 def _require_access(request: Request) -> None:
     if not collector_of(request).settings.public_log:
         what = f"{request.path_params['class_']}/{request.path_params['period']}"
-        reader_of(request, "read", what[:64]).require_every_service()
+        caller = caller_of(request, "reader")
+        caller.require_every_service()
+        note_read(request, caller, "read", what[:64])
 
 
 def _not_found() -> Problem:

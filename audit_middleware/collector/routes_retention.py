@@ -13,7 +13,7 @@ from starlette.responses import Response
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.retention.keeper import Retention
-from audit_middleware.collector.routes import caller_of, collector_of, source_of
+from audit_middleware.collector.routes import caller_of, collector_of, note_read
 from audit_middleware.collector_record import Held
 from audit_middleware.errors import BadLedger, ConfigurationError, StorageError
 from audit_middleware.record import COLLECTOR_SERVICE
@@ -85,9 +85,9 @@ async def release(request: Request) -> Response:
 
 def _asked(request: Request, role: Any) -> tuple[Retention, Caller]:  # noqa: ANN401 - a role of auth
     caller, collector = caller_of(request, role), collector_of(request)
-    if role == "reader":
-        collector.note_access(caller.name, "retention", "", source_of(request))
     caller.require_every_service()
+    if role == "reader":
+        note_read(request, caller, "retention", "")
     collector.require_ready()
     return collector.retention, caller
 

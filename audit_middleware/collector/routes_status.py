@@ -12,12 +12,13 @@ from starlette.responses import Response
 from audit_middleware.collector.auth import Caller
 from audit_middleware.collector.collector import Collector
 from audit_middleware.collector.monitoring import Monitoring
-from audit_middleware.collector.routes import collector_of, reader_of
+from audit_middleware.collector.routes import caller_of, collector_of, note_read
 
 
 async def status(request: Request) -> Response:
     """Answer with state, sizes of the logs, the patrol, the services, and how many findings there are."""
-    caller, collector = reader_of(request, "status", ""), collector_of(request)
+    caller, collector = caller_of(request, "reader"), collector_of(request)
+    note_read(request, caller, "status", "")
     collector.require_ready()
     body: dict[str, Any] = {"state": collector.state}
     body["logs"] = [{"origin": log.origin, "size": log.ledger.size} for log in collector.logs]

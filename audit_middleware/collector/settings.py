@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import socket
 import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from audit_middleware.collector.alerts.settings import AlertSettings, convert, require, require_secrets
-from audit_middleware.collector.auth import TokenSetting, parse_tokens
+from audit_middleware.collector.auth import Tokens, TokenSetting, parse_tokens
 from audit_middleware.collector.index_settings import IndexSettings, SqliteSettings
 from audit_middleware.collector.limits import Limits
+from audit_middleware.collector.mistakes import in_words, with_line
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.retention.policy import Policy, RetentionSetting
 from audit_middleware.collector.storage.settings import FilesSettings, StoreSettings
@@ -36,7 +36,6 @@ ENVIRONMENT: Final = {
 }
 KEYS: Final = frozenset({"keys", "key_file"})
 MAX_PORT: Final = 65535
-_TABLE: Final = re.compile(r"(alerts|retention|tokens)\[(\d+)\]|^(store)(?=[.:])")
 
 
 class TLSSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,7 +191,7 @@ def read_keeping(file: Path, environ: Mapping[str, str] = os.environ) -> Keeping
         declared = _convert(given, str(file))
         return Keeping(Path(declared.data), declared.name, declared.store, Policy(declared.retention))
     except ConfigurationError as error:
-        raise ConfigurationError(_with_line(str(error), text, str(file))) from error
+        raise ConfigurationError(with_line(str(error), text, str(file))) from error
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -236,9 +235,11 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     members, text = _parse(file)
     try:
         _require_alerts(members.get("alerts"), environ)
-        Policy(_convert(members, str(file)).retention)
+        declared = _convert(members, str(file))
+        Policy(declared.retention)
+        _require_tokens(declared.tokens)
     except ConfigurationError as error:
-        raise ConfigurationError(_with_line(str(error), text, str(file))) from error
+        raise ConfigurationError(with_line(str(error), text, str(file))) from error
     return members
 
 
@@ -258,33 +259,20 @@ def _require_alerts(tables: object, environ: Mapping[str, str]) -> None:
         require_secrets(convert(tables), environ)
 
 
-def _with_line(message: str, text: str, file: str) -> str:
-    """Say where the table stands that an error is about: there may be many of them."""
-    place = _TABLE.search(message.removeprefix(f"{file}: "))
-    if place is None:
-        return message
-    head, index = (f"[[{place[1]}]]", int(place[2])) if place[1] else (f"[{place[3]}]", 0)
-    lines = [number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(head)]
-    where = f"{file}, line {lines[index]}: " if index < len(lines) else f"{file}: "
-    return where + message.removeprefix(f"{file}: ")
+def _require_tokens(tokens: Sequence[TokenSetting]) -> None:
+    """Find out token by token, so that the wrong one is named."""
+    for number in range(len(tokens)):
+        try:
+            Tokens(tokens[: number + 1])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"tokens[{number}]: {error}") from error
 
 
 def _convert(members: dict[str, Any], origin: str) -> _Declared:
     try:
         return msgspec.convert(members, _Declared)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{origin}: {_in_words(error)}") from error
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    """Say msgspec's message with the key in front: ``limits.body_bytes: Expected int, got str``."""
-    message, _, path = str(error).partition(" - at `$")
-    path = path.rstrip("`").removeprefix(".")
-    if "unknown field" in message:
-        known = "see the list of settings"
-        name = message.rpartition("unknown field ")[2].strip("`")
-        return f"{path + '.' if path else ''}{name}: not a setting; {known}"
-    return f"{path or 'value'}: {message}"
+        raise ConfigurationError(f"{origin}: {in_words(error, _Declared)}") from error
 
 
 def _keyring(declared: _Declared, environ: Mapping[str, str]) -> Keyring:

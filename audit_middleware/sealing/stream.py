@@ -6,6 +6,7 @@ a line seen before compares the leaf hashes itself, from the ledger.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -126,7 +127,12 @@ class StreamFollower:
         return Step.LATE if links_back and is_linked_to else Step.BROKEN
 
     def _gap_at(self, seq: int) -> Gap | None:
-        return next((gap for gap in self.gaps if gap.first <= seq <= gap.last), None)
+        at = self._index_of(seq)
+        return self.gaps[at] if at >= 0 and seq <= self.gaps[at].last else None
+
+    def _index_of(self, seq: int) -> int:
+        """Return which gap is the last that begins at ``seq`` or before, -1 for none: they stand in order."""
+        return bisect_right(self.gaps, seq, key=lambda gap: gap.first) - 1
 
     def _fill(self, frame: Frame, leaf: bytes) -> None:
         """Take one line out of its gap; a side whose ends link to each other was given up at the source."""
@@ -139,5 +145,5 @@ class StreamFollower:
             Gap(gap.first, segment.first - 1, after=gap.after, before=segment.prev),
             Gap(segment.last + 1, gap.last, after=segment.leaf, before=gap.before),
         )
-        at = self.gaps.index(gap)
+        at = self._index_of(gap.first)
         self.gaps[at : at + 1] = [side for side in sides if side.first <= side.last and side.after != side.before]

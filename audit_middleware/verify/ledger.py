@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from audit_middleware.collector_record import Retained
@@ -14,8 +13,10 @@ from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import Frame, leaf_hash
 from audit_middleware.sealing.stream import Gap, Step
 from audit_middleware.tlog.checkpoint import open_checkpoint
+from audit_middleware.tlog.merkle import HASH_SIZE
 from audit_middleware.tlog.reader import LogReader, TileCheck
-from audit_middleware.tlog.tiles import WIDTH
+from audit_middleware.tlog.tiles import WIDTH, width_at
+from audit_middleware.verify.copies import Copies
 from audit_middleware.verify.expired import ExpiredLogs
 from audit_middleware.verify.lines import LineVerifier, StreamSeen
 from audit_middleware.verify.quarantine import ReadKept, SetAside
@@ -28,13 +29,14 @@ WHOLE: Final = "one of several logs was verified; verify the data folder, or the
 class Log(NamedTuple):
     """A log to verify, and the name it goes by in findings; ``files`` where they can be listed too.
 
-    ``expired`` is its file of that name, None while it has its entries.
+    ``expired`` is its file of that name, None while it has its entries; ``collector`` tells the logs of several apart.
     """
 
     name: str
     reader: LogReader
     files: LogFiles | None = None
     expired: bytes | None = None
+    collector: str = ""
 
 
 class Scope(NamedTuple):
@@ -65,10 +67,12 @@ def verify_logs(
 ) -> Report:
     """Verify logs in the order given, oldest first: a stream goes on from one period's log to the next.
 
+    Between the logs of collectors that share an index a stream may go back and forth.
+
     Never raises for what the logs hold. What a reader's own I/O raises passes through.
     """
     report = Report()
-    verifier = _LogVerifier(keyring, report, scope)
+    verifier = _LogVerifier(keyring, report, scope, has_several=len({log.collector for log in logs}) > 1)
     sizes = {log.name: size for log in logs if (size := verifier.open(log)) is not None}
     done, total = 0, sum(sizes[log.name] for log in logs if log.name in sizes and log.expired is None)
     for log in logs:
@@ -83,10 +87,11 @@ def verify_logs(
 
 
 class _LogVerifier:
-    def __init__(self, keyring: Keyring, report: Report, scope: Scope) -> None:
+    def __init__(self, keyring: Keyring, report: Report, scope: Scope, *, has_several: bool) -> None:
         self._report = report
         self._scope = scope
         self._lines = LineVerifier(keyring, report)
+        self._copies = Copies(self._lines) if has_several else None
         self._set_aside = SetAside(self._lines, is_part=scope.misses_earlier)
         self._expired = ExpiredLogs(self._lines, is_part=scope.is_part)
 
@@ -101,21 +106,26 @@ class _LogVerifier:
         return None
 
     def verify(self, log: Log, progress: _Done) -> None:
-        """One pass: each bundle's lines are verified while their leaf hashes rebuild the tree."""
+        """One pass: each bundle's lines are verified while their leaf hashes rebuild the tree.
+
+        Of a bundle that is missing or damaged the hashes are taken from its tile, so that the rest is checked too.
+        """
         tiles = _Tiles(log, self._note)
-        entries = log.reader.entries()
         done = 0
-        try:
-            while chunk := list(islice(entries, WIDTH)):
-                leaves = [leaf_hash(line) for _, line in chunk]
-                for (index, line), leaf in zip(chunk, leaves, strict=True):
-                    self._verify_entry(f"{log.name} entry {index}", line, leaf)
-                tiles.add(leaves)
-                done += len(chunk)
-                progress(done)
-            tiles.finish()
-        except BadLedger as error:
-            self._note("ledger", f"{log.name}/{error.where}", str(error))
+        for number in range(-(-log.reader.checkpoint().size // WIDTH)):
+            try:
+                bundle = log.reader.bundle(number)
+            except BadLedger as error:
+                self._note("ledger", f"{log.name}/{error.where}", str(error))
+                tiles.add_stored(number)
+                continue
+            leaves = [leaf_hash(line) for line in bundle]
+            for index, (line, leaf) in enumerate(zip(bundle, leaves, strict=True), number * WIDTH):
+                self._verify_entry(f"{log.name} entry {index}", line, leaf)
+            tiles.add(leaves)
+            done += len(bundle)
+            progress(done)
+        tiles.finish()
         self._report.count("logs")
         self._report.count("entries", done)
 
@@ -129,6 +139,9 @@ class _LogVerifier:
     def finish(self, logs: Sequence[Log], sizes: dict[str, int]) -> None:
         """What can only be said at the end: gaps that stayed open, predecessors that never came, what is older."""
         self._expired.finish()
+        if self._copies is not None:
+            readable = [log for log in logs if log.name in sizes and log.expired is None]
+            self._copies.finish((log.collector, log.name, log.reader) for log in readable)
         self._set_aside.finish(self._scope.read_kept)
         for stream, seen in self._lines.streams.items():
             for gap in seen.follower.gaps:
@@ -188,7 +201,9 @@ class _LogVerifier:
                 self._expired.note_record(payload, frame)
 
     def _note_step(self, step: Step, where: str, frame: Frame) -> None:
-        if step is Step.SEEN:
+        if step is Step.SEEN and self._copies is not None:
+            self._copies.take(frame)
+        elif step is Step.SEEN:
             self._lines.note(Severity.TAMPERING, "replay", where, f"{frame.seq} of this stream came before", frame)
         elif step is Step.BROKEN:
             message = f"{frame.seq} does not link to the line before it"
@@ -230,12 +245,22 @@ class _Tiles:
     """Checks a log's tiles up to the first that is wrong; the entries behind it are verified all the same."""
 
     def __init__(self, log: Log, note: Callable[[str, str, str], None]) -> None:
-        self._name = log.name
+        self._log = log
         self._note = note
         self._check: TileCheck | None = TileCheck(log.reader)
 
     def add(self, leaves: list[bytes]) -> None:
         self._contained(lambda check: check.add(leaves))
+
+    def add_stored(self, number: int) -> None:
+        """Go on behind a bundle that cannot be read."""
+        reader = self._log.reader
+
+        def add(check: TileCheck) -> None:
+            hashes = reader.tile(0, number, width_at(0, number, reader.checkpoint().size))
+            check.add([hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)])
+
+        self._contained(add)
 
     def finish(self) -> None:
         self._contained(TileCheck.finish)
@@ -247,7 +272,7 @@ class _Tiles:
             step(self._check)
         except BadLedger as error:
             self._check = None
-            self._note("ledger", f"{self._name}/{error.where}", str(error))
+            self._note("ledger", f"{self._log.name}/{error.where}", str(error))
 
 
 class _Done(Protocol):

@@ -30,6 +30,7 @@ MEANINGS: Final = {
     "broken": "the line does not link to the line before it: inserted, or the chain was forked",
     "conflict": "two different lines carry one number: a forgery, or a cloned process",
     "replay": "a line is there twice",
+    "copy": "a line is in the ledgers of two collectors: the first one died before the others could know of it",
     "order": "lines of a journal stand in another order than they were written",
     "truncated": "the beginning or end of a stream is missing: something that was known to exist is not there",
     "stream": "the line belongs to another stream than the folder it lies in",

@@ -67,15 +67,36 @@ def test_what_one_verification_reads_is_one_record(collector, ask):
     assert said(collector) == [("read", "aud", f"default/{PERIOD}", 3)]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/log/default/{PERIOD}/checkpoint",
+        "/v1/retention",
+        "/v1/findings?service=billing",
+        "/v1/coverage?service=billing",
+    ],
+)
+def test_what_a_reader_of_other_services_is_refused_is_on_record_as_denied_and_not_as_read(collector, ask, path):
+    collector.deliver(App().lines)
+    assert ask(path, "rea").status_code == 403
+    until, found = time.monotonic() + 5, []
+    while not found and time.monotonic() < until:
+        found = said(collector)
+    assert found == [("denied", "rea", f"GET {path.partition('?')[0]}", 1)]
+
+
 def test_whoever_is_not_let_in_is_on_record_without_what_they_showed(collector, ask):
     assert ask("/v1/records").status_code == 401
     assert ask("/v1/records", "xxx").status_code == 401
     assert ask("/v1/records", "app").status_code == 403
     assert ask("/v1/records?service=billing", "rea").status_code == 403
     assert ask("/v1/findings/x", "aud", "POST", content="{}").status_code == 403
+    assert ask("/log.vkey", "xxx").status_code == 401
     found = said(collector)
     assert ("denied", "unknown", "GET /v1/records", 2) in found
     assert ("denied", "app", "GET /v1/records", 1) in found
+    assert ("denied", "rea", "GET /v1/records", 1) in found
+    assert ("denied", "unknown", "GET /log.vkey", 1) in found
     assert ("denied", "aud", "POST /v1/findings/x", 1) in found
     assert "0123456789abcdef" not in json.dumps(own_lines(collector))
 

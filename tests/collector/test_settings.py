@@ -77,6 +77,34 @@ def test_a_mistake_is_named(tmp_path, toml, message):
         read(tmp_path, toml)
 
 
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('\n[monitor]\nsettle_seconds = 1.0\nlag_seconds = "x"\n', "line 4: monitor.lag_seconds: Expected `float`"),
+        ("[monitor]\nsilence_second = 3.0\n", "line 2: monitor.silence_second: not a setting; is it silence_seconds?"),
+        ('\n[monitor.silence_by_service]\nshop = "1h"\n', "line 2: monitor.silence_by_service"),
+        ("[limits]\nbody_bytes = 0\n", "line 2: limits.body_bytes: Expected `int` >= 1"),
+        ("\n\nlisten = 8600\n[limits]\nbody_bytes = 1\n", "line 3: listen: Expected `str`"),
+        ('[retention]\nkeep = "1y"\n', "line 1: retention: Expected `array`"),
+        ('\nretention = [{keep = "1d", profile = "pci"}]\n', "line 2: retention[0] (class 'default'): keep 1d is less"),
+        ('[[retention]]\nkeep = "1y"\nprofle = "pci"\n', "line 1: retention[0].profle: not a setting; is it profile?"),
+        ('[[retention]]\nkeep = "1y"\nprofile = "sox"\n', "Invalid enum value 'sox'; expected one of hipaa, pci"),
+        ('[[retention]]\nkeep = "365d"\nprofile = "pci"\n', 'say keep = "1y" or more, in days 366d'),
+        ('\n[[tokens]]\nname = "a"\ntoken = "abc"\nservices = ["*"]\n', "line 2: tokens[0]: token 'a': a token has at"),
+        (
+            '[[tokens]]\nname = "a"\nroles = ["king"]\nservices = ["*"]\n',
+            "expected one of admin, auditor, ingest, reader",
+        ),
+        ("[zebra]\nx = 1\n", "line 1: zebra: not a setting; expected one of alerts, data"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_line_and_what_is_right(tmp_path, toml, message):
+    with pytest.raises(ConfigurationError) as error:
+        read(tmp_path, toml)
+    assert str(error.value).startswith(f"{tmp_path}/collector.toml, line ")
+    assert message in str(error.value)
+
+
 def test_the_file_is_named_in_its_mistakes(tmp_path):
     with pytest.raises(ConfigurationError, match=r"collector\.toml"):
         read(tmp_path, "colour = 1")

@@ -12,7 +12,7 @@ import pytest
 from audit_middleware.collector.storage import put_all
 from audit_middleware.collector.storage.durable import Durable
 from audit_middleware.collector.storage.files import FileStore
-from audit_middleware.errors import StorageError, StoreUnavailable
+from audit_middleware.errors import StorageError, StoreFull, StoreUnavailable
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def test_a_full_disk_may_have_room_later_and_a_broken_one_is_broken(tmp_path):
             raise OSError(self.number, os.strerror(self.number))
 
     for number, kind in {
-        errno.ENOSPC: StoreUnavailable,
-        errno.EDQUOT: StoreUnavailable,
+        errno.ENOSPC: StoreFull,
+        errno.EDQUOT: StoreFull,
         errno.EIO: StorageError,
     }.items():
         with pytest.raises(StorageError) as failed:

@@ -203,12 +203,16 @@ class Site:
         raise AssertionError((folder / "shop.log").read_text())
 
     def require_complete(self):
-        """Every record is found once, by everybody, and none was set aside."""
+        """Every record is found once, by everybody, none was set aside, and the ledgers verify together."""
         for url in self.fleet.urls.values():
             for process in self.load:
                 assert found_at(url, stream=process.app.stream) == process.app.lines[::-1]
             for kind in ("conflict", "quarantine"):
                 assert found_at(url, type=kind) == []
+        command = [sys.executable, "-m", "audit_middleware", "verify", *self.fleet.urls.values()]
+        environ = os.environ | {"AUDIT_KEYS": self.fleet.keys}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

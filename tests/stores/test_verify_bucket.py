@@ -176,6 +176,8 @@ def test_what_has_expired_is_told_from_what_is_missing(audited, weed, bucket):
         collector.deliver([audited.app.say("request", json.loads(audited.app.lines[-1])["rec"])])
         retention = collector.retention
         assert [item.period for item in retention.apply(retention.plan().id, "ann")] == ["2023h1"]
+        code, rules, found = audited.verify()
+        assert (code, ("note", "expired") in rules) == (0, True), found
     code, rules, found = audited.verify()
     assert (code, ("note", "expired") in rules) == (0, True), found
     old = "ledgers/audit.test/default/2023h1"

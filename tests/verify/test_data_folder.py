@@ -287,3 +287,19 @@ def test_a_checkpoint_that_is_no_text_is_evidence(settings, log):
     data = deliver(settings, App().lines)
     (log / "checkpoint").write_bytes(b"\xff\xfe\x00")
     assert serious(verify(data)) == {"signature"}
+
+
+def test_behind_a_bundle_that_is_gone_everything_is_verified_all_the_same(settings, log):
+    app = App()
+    app.requests(900)
+    data = deliver(settings, app.lines)
+    (log / "tile/entries/001").unlink()
+    report = verify(data)
+    assert serious(report) == {"ledger", "gap"}
+    assert report.counts["entries"] > 900 - 256
+    altered = log / "tile/entries/002"
+    altered.chmod(0o600)
+    altered.write_bytes(altered.read_bytes().replace(b"alice", b"mallo", 1))
+    assert {found.where for found in verify(data).findings if found.rule == "seal"} != set()
+    (log / "tile/0/001").unlink()
+    assert any(found.where.endswith("tile/0/001") for found in verify(data).findings)

@@ -157,8 +157,8 @@ KINDS: Final[dict[str, Kind]] = {
         "critical",
         True,
         "itself",
-        "the store does not answer: nothing can be kept there, and nothing that is kept there is looked at",
-        "look at the store, its network and its credentials; what is delivered waits in the spools until it answers",
+        "the store does not answer, has no room, or failed at a commit: nothing is kept there now",
+        "look at the disk, or network and credentials, and restart a collector that stopped; lines wait in spools",
         is_own=True,
     ),
     "uncovered": Kind(

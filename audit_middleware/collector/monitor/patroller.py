@@ -72,6 +72,20 @@ class PassEnded(NamedTuple):
 Report = Damage | Sound | PassEnded
 
 
+class Commits(NamedTuple):
+    """The commits of the collector ``name``; ``blocked`` says why none is taken until somebody sees to it."""
+
+    name: str
+    blocked: Callable[[], str]
+
+    @property
+    def report(self) -> Damage | Sound:
+        """Say how they stand now; what a store reads well it need not take."""
+        why = self.blocked()
+        damage = Damage("store", self.name, "commits", why)
+        return damage if why else Sound(damage.kind, damage.about)
+
+
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the present pass has come; times as records spell them."""
 
@@ -96,6 +110,7 @@ class Patroller:
         bytes_per_second: int,
         report: Callable[[Report], None],
         *,
+        commits: Commits | None = None,
         patrolled: Patrolled | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -105,6 +120,8 @@ class Patroller:
         self._logs = logs
         self._rate = bytes_per_second
         self._report = report
+        self._commits = commits
+        self._said: Report | None = None
         self._wall = wall
         self._monotonic = monotonic
         self._steps: Iterator[int] = iter(())
@@ -146,12 +163,19 @@ class Patroller:
     def turn(self) -> None:
         """Look at what is new, then go on with the pass for as long as rate and time allow."""
         began = self._monotonic()
+        self._ask_commits()
         if began >= self._worm_at:
             self._worm_at = began + WORM_SECONDS
             self._ask_stores()
         if all(self._reach(log) for log in self._logs()):
             self._go_on(began)
         self._turns += 1
+
+    def _ask_commits(self) -> None:
+        now = self._commits.report if self._commits is not None else None
+        if now is not None and (isinstance(now, Damage) or now != self._said):
+            self._report(now)
+        self._said = now
 
     def _reach(self, log: PatrolledLog) -> bool:
         """Look at what is new in a log; say whether its store is there."""

@@ -20,7 +20,7 @@ from audit_middleware.collector.retention.expiry import declare_expired, remove_
 from audit_middleware.collector.retention.holds import HoldBook, covers, may_cover
 from audit_middleware.collector.retention.ledger_book import LedgerBook
 from audit_middleware.collector.retention.plan import Candidate, Item, Plan, make_plan, services_in
-from audit_middleware.collector.retention.policy import Policy, following, period_of
+from audit_middleware.collector.retention.policy import OWN_CLASS, Policy, following, period_of
 from audit_middleware.collector.storage import HoldingStore
 from audit_middleware.collector_record import Held, Retained
 from audit_middleware.errors import AuditError, ConfigurationError
@@ -152,11 +152,18 @@ class Retention:
                 by=by,
             ),
         )
+        self._archive_records()
         declare_expired(log.folder)
         finished = self._logs.finish(log.path)
         self._index.forget(log.origin)
         count = remove_entries(finished)
         _log.info("%s has expired: %d entries, %d files removed", item.origin, item.size, count)
+
+    def _archive_records(self) -> None:
+        """Whoever reads a bucket knows archived checkpoints only: they cover the record before the entries go."""
+        for log in self._logs:
+            if log.class_ == OWN_CLASS:
+                log.ledger.archive()
 
     def _require_intact(self, log: Log, holds: list[Held]) -> None:
         """Read every line before it goes: what was altered is evidence, and a hold may name what no plan could see."""

@@ -175,6 +175,7 @@ def _keep(setting: RetentionSetting, where: str) -> Keep:
     years = LEAST_YEARS[setting.profile] if setting.profile is not None else 0
     if not keep.covers(years):
         raise ConfigurationError(
-            f"{where}: keep {keep} is less than the {years}y that profile {setting.profile!r} asks for"
+            f"{where}: keep {keep} is less than the {years}y that profile {setting.profile!r} asks for: "
+            f'say keep = "{years}y" or more, in days {years * _LONGEST_YEAR}d'
         )
     return keep

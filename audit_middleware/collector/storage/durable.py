@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from audit_middleware.errors import StorageError, StoreUnavailable
+from audit_middleware.errors import StorageError, StoreFull
 
 # linux/fs.h, for the 64-bit machines that this runs on; the argument is an int for all that
 FS_IOC_GETFLAGS: Final = 0x80086601
@@ -120,5 +120,5 @@ def storage_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = StoreUnavailable if error.errno in _FULL else StorageError
+        kind = StoreFull if error.errno in _FULL else StorageError
         raise kind(f"{what}: {error.strerror or error}") from error

@@ -13,9 +13,11 @@ from audit_middleware.collector.app import create_app
 from audit_middleware.collector.auth import TokenSetting
 from audit_middleware.collector.catchup import rebuild_index
 from audit_middleware.collector.collector import Collector
+from audit_middleware.collector.ledger import Ledger
 from audit_middleware.collector.monitor import patroller, watcher
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.problems import Problem
+from audit_middleware.errors import StorageError, StoreFull
 from tests.collector.kit import App, own_lines, settings_for
 from tests.collector.test_http import assert_problem, bearer
 
@@ -95,6 +97,30 @@ def test_a_subscriber_that_fails_ends_nothing(tmp_path, caplog):
         wait_for(lambda: found(collector, "gap"))
     assert "a sink failed" in caplog.text
     assert "no network" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "has_room_later"), [(StoreFull("no space left"), True), (StorageError("I/O"), False)]
+)
+def test_a_collector_that_can_keep_nothing_is_a_finding_although_its_store_can_be_read(
+    tmp_path, monkeypatch, error, has_room_later
+):
+    def fails(*_):
+        raise error
+
+    with opened(tmp_path) as collector:
+        collector.deliver(App().lines)
+        with monkeypatch.context() as broken:
+            broken.setattr(Ledger, "append", fails)
+            broken.setattr(Ledger, "_recover", fails)
+            with pytest.raises(Problem):
+                collector.deliver(App().lines)
+            store = wait_for(lambda: found(collector, "store"))
+            assert (store.severity, store.evidence["path"]) == ("critical", "commits")
+            assert str(error) in store.evidence["message"]
+        if has_room_later:
+            wait_for(lambda: found(collector, "store", "resolved"), 10)
+            assert wait_for(lambda: any(line["rec"]["kind"] == "store" for line in reviews(collector)))
 
 
 def test_a_tampered_bundle_is_found_and_the_collector_goes_on(tmp_path):

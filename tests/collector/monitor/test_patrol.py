@@ -253,7 +253,7 @@ def test_a_patrol_beside_a_growing_ledger_finds_nothing(small):
         found = []
         patroller = Patroller(lambda: [small], 1 << 20, found.append)
         turns, until = 0, time.monotonic() + 60
-        while turns < 60 or (small.checkpoint().size <= 1000 and time.monotonic() < until):
+        while (turns < 60 or small.checkpoint().size <= 1000) and time.monotonic() < until:
             patroller.turn()
             turns += 1
     finally:

@@ -137,6 +137,22 @@ def test_what_remains_still_verifies_and_is_called_expired(years):
     assert record["rec"]["size"] > 600
 
 
+def test_the_record_of_an_expiry_is_under_an_archived_checkpoint_before_the_entries_go(years, monkeypatch):
+    archived = []
+
+    def remove(_log):
+        (log,) = [log for log in years.collector.logs if log.class_ == "collector"]
+        archived.append((log.store.get(f"checkpoints/{log.ledger.size}"), log.ledger.checkpoint))
+        return 0
+
+    years.deliver(App().lines, "2023-05-01")
+    years.deliver(App().lines, "2026-05-01")
+    monkeypatch.setattr(keeper, "remove_entries", remove)
+    assert years.apply() == ["default/2023h1"]
+    ((found, present),) = archived
+    assert found == present
+
+
 def test_a_stream_goes_on_over_what_expired(years):
     app = App()
     app.requests(10)
