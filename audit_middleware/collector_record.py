@@ -116,7 +116,8 @@ class Reviewed(Payload, frozen=True):
     stream: str | None = None
 
 
-AccessKind = Literal["search", "read", "findings", "coverage", "status", "retention", "denied"]
+AccessKind = Literal["search", "export", "read", "verify", "findings", "coverage", "status", "retention", "denied"]
+"""``export`` is a search that gives lines or proofs away, ``verify`` a log read to verify it, as its reader says."""
 
 
 class Accessed(Payload, frozen=True):

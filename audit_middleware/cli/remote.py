@@ -31,10 +31,12 @@ SIGNATURE: Final = "Audit-Collector"
 class Remote:
     """Reads from one collector; every failure is a `DeliveryError` that says what to do."""
 
-    def __init__(self, url: str, *, token: str | None) -> None:
+    def __init__(self, url: str, *, token: str | None, purpose: str | None = None) -> None:
         import httpx
 
         headers = {"authorization": f"Bearer {token}"} if token else {}
+        if purpose is not None:
+            headers["audit-purpose"] = purpose
         self.url = url.rstrip("/")
         try:
             verify = TLSFiles.of(config.load()).context() if self.url.startswith("https://") else True
@@ -100,7 +102,7 @@ class RemoteLogs:
     """The logs of a collector, read file by file as an auditor would."""
 
     def __init__(self, url: str, *, token: str | None) -> None:
-        self._remote = Remote(url, token=token)
+        self._remote = Remote(url, token=token, purpose="verify")
 
     def target(self, trust: Trust, kept: Sequence[KeptCheckpoint]) -> Target:
         """Return every log the collector names, each to be signed by a trusted key."""

@@ -16,6 +16,8 @@ from audit_middleware.errors import BadLedger
 from audit_middleware.tlog.tiles import parse_path
 from audit_middleware.verify.expired import FILE as EXPIRED
 
+PURPOSE: Final = "audit-purpose"
+"""Header in which a reader says what for: only ``verify`` is known (wire format, section 5)."""
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
 IMMUTABLE: Final = "public, max-age=604800, immutable"
@@ -84,7 +86,7 @@ def _require_access(request: Request) -> None:
         what = f"{request.path_params['class_']}/{request.path_params['period']}"
         caller = caller_of(request, "reader")
         caller.require_every_service()
-        note_read(request, caller, "read", what[:64])
+        note_read(request, caller, "verify" if request.headers.get(PURPOSE) == "verify" else "read", what[:64])
 
 
 def _not_found() -> Problem:

@@ -13,6 +13,7 @@ from audit_middleware.collector.auth import EVERY, Caller
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.query import Query, parse_query
 from audit_middleware.collector.routes import caller_of, collector_of, source_of
+from audit_middleware.collector_record import AccessKind
 
 
 def readable_by(caller: Caller, query: Query, service: str | None) -> Query:
@@ -32,6 +33,7 @@ async def search(request: Request) -> Response:
     collector.require_ready()
     page = await run_in_threadpool(collector.reader.search, query)
     what = f"{request.query_params}: {len(page.records)} records"
-    await asyncio.wrap_future(collector.record_access(caller.name, "search", what, source_of(request)))
+    kind: AccessKind = "export" if query.include else "search"
+    await asyncio.wrap_future(collector.record_access(caller.name, kind, what, source_of(request)))
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(page), headers=headers, media_type="application/json")

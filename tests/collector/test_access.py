@@ -33,8 +33,9 @@ def collector(tmp_path):
 def ask(collector):
     with TestClient(create_app(collector), client=("203.0.113.9", 4711)) as client:
 
-        def ask(path, who=None, method="GET", **more):
+        def ask(path, who=None, method="GET", purpose=None, **more):
             headers = {"authorization": f"Bearer {who}-0123456789abcdef"} if who else {}
+            headers |= {"audit-purpose": purpose} if purpose else {}
             return client.request(method, path, headers=headers, **more)
 
         yield ask
@@ -60,11 +61,20 @@ def test_a_search_is_on_record_before_its_answer_leaves(collector, ask):
     assert (record["rec"]["by"], record["rec"]["source"], record["rec"]["kind"]) == ("rea", "203.0.113.9", "search")
 
 
-def test_what_one_verification_reads_is_one_record(collector, ask):
+@pytest.mark.parametrize(("purpose", "kind"), [("verify", "verify"), ("denied", "read"), (None, "read")])
+def test_what_one_verification_reads_is_one_record_that_says_so(collector, ask, purpose, kind):
     collector.deliver(App().lines)
     for path in ("checkpoint", "tile/0/000.p/1", "tile/entries/000.p/1"):
-        ask(f"/log/default/{PERIOD}/{path}", "aud")
-    assert said(collector) == [("read", "aud", f"default/{PERIOD}", 3)]
+        ask(f"/log/default/{PERIOD}/{path}", "aud", purpose=purpose)
+    assert said(collector) == [(kind, "aud", f"default/{PERIOD}", 3)]
+
+
+def test_a_search_that_gives_lines_or_proofs_away_is_an_export(collector, ask):
+    collector.deliver(App().lines)
+    for include in ("line", "proof", "line,proof"):
+        assert ask(f"/v1/records?type=open&include={include}", "rea").status_code == 200
+    kinds = [record["rec"]["kind"] for record in own_lines(collector, "access")]
+    assert kinds == ["export", "export", "export"]
 
 
 @pytest.mark.parametrize(
