@@ -32,7 +32,7 @@ class Identify:
         try:
             said = self._function(request)
             return async_to_sync(_awaited)(said) if inspect.isawaitable(said) else said
-        except Exception:
+        except (Exception, SystemExit):  # the project's own code; it must not end the worker, and the record with it
             LOGGER.exception("audit: IDENTIFY failed; the principal of this request is on record as unknown")
             return FAILED
 
