@@ -52,6 +52,19 @@ def test_the_resolvers_route_and_arguments_name_action_and_resource(client, tmp_
     assert "defects" not in record
 
 
+def test_a_path_beyond_ascii_is_on_record_as_it_was_asked_for(client, tmp_path):
+    from django.core.handlers.asgi import ASGIHandler
+    from starlette.testclient import TestClient
+
+    path = "/v1/caf\u00e9/\u20ac/\U0001f600"
+    client.get(path)
+    TestClient(ASGIHandler()).get(path)  # Django's own client leaves bytes in the scope, which no server does
+    client.get("/items", SCRIPT_NAME="/\u00fc".encode().decode("latin-1"))
+    client.get("/broken/%FF")
+    said = [(record["http"]["path"], record.get("defects")) for record in records(tmp_path)]
+    assert said == [(path, None), (path, None), ("/\u00fc/items", None), ("/broken/%FF", None)]
+
+
 def test_a_regular_expression_becomes_a_template(client, tmp_path):
     client.get("/v1/items/7/")
     record = record_of(tmp_path)
