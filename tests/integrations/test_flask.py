@@ -3,6 +3,7 @@
 import flask
 import pytest
 from flask import Blueprint, Flask, Response, g, stream_with_context
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_login import LoginManager, UserMixin, login_required, login_user, logout_user
 
 from audit_integrations.flask import Audit
@@ -144,6 +145,20 @@ def test_the_owner_of_a_session_that_nobody_asked_for_is_the_principal(app, audi
     client.get("/public")
     said = [(r["principal"]["id"], r["principal"]["auth"]) for r in records(tmp_path)]
     assert said == [("anonymous", "none"), ("alice", "session"), ("alice", "session")]
+
+
+def test_a_session_that_cannot_be_read_is_a_defect_and_no_error(app, audited, tmp_path):
+    class Away(SecureCookieSession):
+        def get(self, key, default=None):
+            raise ConnectionError
+
+    class Store(SecureCookieSessionInterface):
+        session_class = Away
+
+    app.session_interface = Store()
+    with_login(app)
+    assert audited().get("/public").status_code == 200
+    assert record_of(tmp_path)["defects"] == ["principal.id"]
 
 
 def test_answers_are_the_same_as_without_us(tmp_path):

@@ -152,7 +152,11 @@ def _owner_of_session() -> object:
     Flask-Login itself looks into the session after each request, so that this adds no ``Vary: Cookie``; loading the
     user might change the session.
     """
-    key = flask.session.get("_user_id") if hasattr(flask.current_app, "login_manager") else None
+    try:
+        key = flask.session.get("_user_id") if hasattr(flask.current_app, "login_manager") else None
+    except Exception:  # a store of sessions that is away; who it is stays a defect of the record
+        LOGGER.exception("audit: the session of Flask-Login cannot be read")
+        return FAILED
     return {"id": key, "auth": "session"} if key is not None else None
 
 
