@@ -47,6 +47,7 @@ WITHOUT_BODY: Final = frozenset({204, 304})  # statuses whose responses have non
 UNROUTED: Final = frozenset({301, 307, 308, 404, 405})
 """What routers answer themselves: nothing there, not with this method, or there with a slash more or less."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110, section 9.2.1
+REPLACED: Final = "\ufffd"  # stands for bytes that are no UTF-8, whether the server put it there or we did
 MAX_PATH: Final = 2048
 MAX_USER_AGENT: Final = 512
 MAX_CLIENT_ID: Final = 128
@@ -189,9 +190,9 @@ class Exchange(AllowedParts):
         resource = said_resource(self.resource, notes) if self.resource is not None else None
         outcome = said_outcome(self.outcome, notes) if self.outcome is not None else None
         action = self._said_action(notes) if self.action is not None else ""
-        reason = self._reason(notes) if self.reason is not None else None
+        reason = notes.cut(notes.text(self.reason, "reason"), MAX_REASON, "reason") if self.reason is not None else None
         details = self._details(notes) if self.details or self.parameters else None
-        if self.unread or self.is_status_unknown or self.context_defect is not None:
+        if self.unread or self.is_status_unknown or self.context_defect is not None or REPLACED in path:
             notes.defects += self._unknown()
         trace = self._trace(notes)
         http = Http(
@@ -244,6 +245,7 @@ class Exchange(AllowedParts):
 
     def _unknown(self) -> list[str]:
         found = [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+        found += ["http.path"] if REPLACED in self.path else []
         return found if self.context_defect is None else [*found, self.context_defect]
 
     def _missing_route(self, notes: Plainer) -> str:
@@ -289,9 +291,6 @@ class Exchange(AllowedParts):
         theirs = notes.cut(client.decode("latin-1"), MAX_CLIENT_ID, "trace.client_request_id") if client else None
         trace_id, span_id, parent_span_id = self.trace
         return Trace(self.request_id, theirs, trace_id, span_id, parent_span_id)
-
-    def _reason(self, notes: Plainer) -> str:
-        return notes.cut(notes.text(self.reason, "reason"), MAX_REASON, "reason")
 
     def _details(self, notes: Plainer) -> dict[str, Any]:
         said = notes.value(self.details, "details")

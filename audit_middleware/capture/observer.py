@@ -150,12 +150,16 @@ def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
         raise
 
 
-def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any]) -> Exchange:
-    """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``."""
+def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], path: str | None = None) -> Exchange:
+    """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``.
+
+    ``path`` is the one that was asked for, if it is known as text: the environment of WSGI shows bytes as latin-1.
+    """
     seen = {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
-    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-    if not path.isascii():  # PEP 3333: bytes, shown as latin-1
-        path = raw(path).decode("utf-8", "replace")
+    if path is None:
+        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        if not path.isascii():
+            path = raw(path).decode("utf-8", "replace")
     port = declared(environ.get("REMOTE_PORT"))
     peer = environ.get("REMOTE_ADDR") or None
     if _PROXY_FIX in environ:

@@ -15,7 +15,7 @@ import msgspec
 
 from audit_middleware.capture import refusal
 from audit_middleware.capture.carrying import TASK_AGE, believe, task_purpose, traced
-from audit_middleware.capture.exchange import MAX_ACTION, Exchange, enter, leave
+from audit_middleware.capture.exchange import MAX_ACTION, MAX_REASON, Exchange, enter, leave
 from audit_middleware.capture.meaning import MAX_ID, said_outcome, said_resource
 from audit_middleware.capture.rules import Rules
 from audit_middleware.capture.trace_ids import trace_ids
@@ -133,6 +133,9 @@ class Work(Exchange):
         )
         defects = [*notes.defects, *([self.context_defect] if self.context_defect is not None else [])]
         return msgspec.structs.replace(record, defects=defects or None, truncated=notes.truncated)
+
+    def _reason(self, notes: Plainer) -> str:
+        return notes.cut(notes.text(self.reason, "reason"), MAX_REASON, "reason")
 
     def _principal(self, notes: Plainer, asked: object = None) -> Principal:
         """Whoever is named, else whoever brought it about, else this service itself."""

@@ -1,6 +1,7 @@
 """What two reviews of the finished adapters found: addresses, principals, exemptions, statuses, routes."""
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from types import SimpleNamespace
@@ -80,10 +81,10 @@ class Account:
 
 
 def row(**members):
-    connection = sqlite3.connect(":memory:")
-    connection.row_factory = sqlite3.Row
     names = ", ".join(f"? AS {name}" for name in members)
-    return connection.execute(f"SELECT {names}", tuple(members.values())).fetchone()
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        return connection.execute(f"SELECT {names}", tuple(members.values())).fetchone()
 
 
 class TestPrincipals:

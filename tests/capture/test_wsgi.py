@@ -397,6 +397,13 @@ def test_strange_requests_are_served_and_recorded(tmp_path, strange):
     assert server.record["http"]["status"] == 200
 
 
+def test_a_path_of_bytes_that_are_no_text_is_replaced_and_named(tmp_path):
+    server = Server(tmp_path, hello)
+    server(server.environ(path="/caf\xe9/\xff"))
+    assert server.record["http"]["path"] == "/caf\ufffd/\ufffd"
+    assert "http.path" in server.record["defects"]
+
+
 def test_a_missing_environ_variable_is_no_error(tmp_path):
     server = Server(tmp_path, hello)
     environ = server.environ()

@@ -52,6 +52,19 @@ def test_the_resolvers_route_and_arguments_name_action_and_resource(client, tmp_
     assert "defects" not in record
 
 
+def test_a_path_beyond_ascii_is_on_record_as_it_was_asked_for(client, tmp_path):
+    from django.core.handlers.asgi import ASGIHandler
+    from starlette.testclient import TestClient
+
+    path = "/v1/caf\u00e9/\u20ac/\U0001f600"
+    client.get(path)
+    TestClient(ASGIHandler()).get(path)  # Django's own client leaves bytes in the scope, which no server does
+    client.get("/items", SCRIPT_NAME="/\u00fc".encode().decode("latin-1"))
+    client.get("/broken/%FF")
+    said = [(record["http"]["path"], record.get("defects")) for record in records(tmp_path)]
+    assert said == [(path, None), (path, None), ("/\u00fc/items", None), ("/broken/%FF", None)]
+
+
 def test_a_regular_expression_becomes_a_template(client, tmp_path):
     client.get("/v1/items/7/")
     record = record_of(tmp_path)
@@ -105,6 +118,24 @@ def test_an_impersonator_acts_and_the_impersonated_is_named(client, tmp_path):
     client.get("/impersonated")
     principal = record_of(tmp_path)["principal"]
     assert (principal["id"], principal["on_behalf_of"]) == ("root", "victim")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/impersonated-unasked", "/async-impersonated-unasked"])
+async def test_an_impersonator_nobody_has_read_yet_is_read_where_the_database_may_be_asked(
+    async_client, tmp_path, path
+):
+    await async_client.alogin(username="root", password="root")
+    await async_client.get(path)
+    principal = record_of(tmp_path)["principal"]
+    assert (principal["id"], principal["on_behalf_of"]) == ("root", "victim")
+
+
+@pytest.mark.anyio
+async def test_a_lazy_user_of_the_projects_own_is_known_once_the_view_looked_at_it(client, async_client, tmp_path):
+    client.get("/lazily-signed-in")
+    await async_client.get("/lazily-signed-in")
+    assert [record["principal"]["id"] for record in records(tmp_path)] == ["bearer", "bearer"]
 
 
 def test_what_the_view_says_wins(client, tmp_path):
@@ -307,6 +338,17 @@ def test_identify_gets_the_request(project, tmp_path):
     with override_settings(AUDIT=settings):
         Client().get("/hello/", headers={"X-Client": "batch"})
     assert record_of(tmp_path)["principal"]["id"] == "batch"
+
+
+def test_an_identify_that_exits_ends_neither_the_request_nor_its_record(project, tmp_path):
+    from django.test import Client, override_settings
+
+    def identify(request):
+        raise SystemExit(2)
+
+    with override_settings(AUDIT={"PIPELINE": make_pipeline(tmp_path), "IDENTIFY": identify}):
+        assert Client().get("/hello/").content == b"hello"
+    assert record_of(tmp_path)["defects"] == ["principal.id"]
 
 
 def test_the_service_is_named_after_the_project(project, tmp_path):

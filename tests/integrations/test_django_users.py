@@ -246,18 +246,60 @@ def test_identify_sees_what_the_thread_of_the_request_has_not_committed(tmp_path
     from django.db import transaction
     from django.test import Client
 
-    seen = []
-
     def identify(request):
-        seen.append(threading.get_ident())
         return User.objects.get(username=request.headers["X-Client"])
 
     with identified_by(identify, tmp_path), transaction.atomic():  # as TestCase does around every test
         User.objects.create_user("uncommitted")
         Client().get("/hello/", headers={"X-Client": "uncommitted"})
+        assert User.objects.count()  # the connection is this thread's again
         transaction.set_rollback(True)
-    assert seen == [threading.get_ident()]
     assert records(tmp_path)[0]["principal"]["id"] == "uncommitted"
+
+
+def test_identify_that_hangs_in_a_sync_project_is_given_up_with_its_connections(tmp_path, monkeypatch):
+    from django.contrib.auth.models import User
+    from django.db import connection
+    from django.test import Client
+
+    monkeypatch.setattr("audit_middleware.capture.identify.IDENTIFY_TIMEOUT_S", 0.05)
+    hangs, ended, used = threading.Event(), threading.Event(), []
+
+    def identify(request):
+        used.append(connection.connection)
+        hangs.wait(10)
+        used.append(User.objects.filter(username="alice").exists())
+        ended.set()
+
+    assert User.objects.count()
+    before = connection.connection
+    with identified_by(identify, tmp_path):
+        assert Client().get("/hello/").status_code == 200
+    assert User.objects.count()
+    assert connection.connection is not before
+    hangs.set()
+    assert ended.wait(10)
+    assert used == [before, True]
+    (record,) = records(tmp_path)
+    assert (record["principal"]["id"], record["defects"]) == ("unknown", ["principal.id"])
+
+
+def test_connections_that_identify_opens_on_its_thread_are_closed_there(tmp_path):
+    from django.contrib.auth.models import User
+    from django.db import connection, connections
+    from django.test import Client
+
+    opened = []
+
+    def identify(request):
+        User.objects.count()
+        opened.append(connections["default"])
+
+    connection.close()
+    del connections["default"]
+    with identified_by(identify, tmp_path):
+        assert Client().get("/hello/").status_code == 200
+    assert opened[0].connection is None
 
 
 @pytest.mark.anyio
@@ -301,7 +343,7 @@ def test_identify_that_raises_is_a_defect_and_no_error_of_the_request(tmp_path, 
     (record,) = records(tmp_path)
     assert answer.status_code == 200
     assert record["principal"]["id"] == "unknown"
-    assert "IDENTIFY failed" in caplog.text
+    assert "identify failed" in caplog.text
 
 
 @pytest.mark.anyio

@@ -3,7 +3,8 @@
 import flask
 import pytest
 from flask import Blueprint, Flask, Response, g, stream_with_context
-from flask_login import LoginManager, UserMixin, login_required, login_user
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask_login import LoginManager, UserMixin, login_required, login_user, logout_user
 
 from audit_integrations.flask import Audit
 from audit_middleware import ConfigurationError, current_audit
@@ -105,6 +106,15 @@ def with_login(app):
     def mine():
         return "yours"
 
+    @app.get("/public")
+    def public():
+        return "everybody's"
+
+    @app.post("/logout")
+    def logout():
+        logout_user()
+        return "bye"
+
 
 def test_flask_logins_user_is_the_principal(app, audited, tmp_path):
     with_login(app)
@@ -118,12 +128,47 @@ def test_flask_logins_user_is_the_principal(app, audited, tmp_path):
     ]  # fmt: skip
 
 
+def test_who_signs_out_of_flask_login_acted(app, audited, tmp_path):
+    with_login(app)
+    client = audited()
+    for path in ("/login", "/logout", "/logout"):
+        client.post(path)
+    said = [(r["principal"]["id"], r["principal"]["auth"]) for r in records(tmp_path)]
+    assert said == [("alice", "session"), ("alice", "session"), ("anonymous", "none")]
+
+
+def test_the_owner_of_a_session_that_nobody_asked_for_is_the_principal(app, audited, tmp_path):
+    with_login(app)
+    client = audited()
+    client.get("/public")
+    client.post("/login")
+    client.get("/public")
+    said = [(r["principal"]["id"], r["principal"]["auth"]) for r in records(tmp_path)]
+    assert said == [("anonymous", "none"), ("alice", "session"), ("alice", "session")]
+
+
+def test_a_session_that_cannot_be_read_is_a_defect_and_no_error(app, audited, tmp_path):
+    class Away(SecureCookieSession):
+        def get(self, key, default=None):
+            raise ConnectionError
+
+    class Store(SecureCookieSessionInterface):
+        session_class = Away
+
+    app.session_interface = Store()
+    with_login(app)
+    assert audited().get("/public").status_code == 200
+    assert record_of(tmp_path)["defects"] == ["principal.id"]
+
+
 def test_answers_are_the_same_as_without_us(tmp_path):
     """Looking at a session makes Flask add Vary: Cookie; we look only where the app did."""
 
-    def headers(*, is_audited):
+    def headers(*, is_audited, has_login):
         app = Flask("shop")
         app.secret_key = "not secret"
+        if has_login:
+            LoginManager(app)
         app.get("/public")(lambda: "x")
         app.get("/session", endpoint="session")(lambda: str(flask.session.get("_user_id")))
         if is_audited:
@@ -134,7 +179,8 @@ def test_answers_are_the_same_as_without_us(tmp_path):
         answers = [client.get(path).headers for path in ("/public", "/session", "/nowhere")]
         return [[pair for pair in each if pair[0] != "X-Request-ID"] for each in answers]
 
-    assert headers(is_audited=True) == headers(is_audited=False)
+    for has_login in (False, True):
+        assert headers(is_audited=True, has_login=has_login) == headers(is_audited=False, has_login=has_login)
 
 
 def test_what_the_view_says_wins(app, audited, tmp_path):

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import time
+import types
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
@@ -487,6 +488,47 @@ def test_a_form_that_the_csrf_check_has_parsed_is_on_record(audit, tmp_path):
     response = client.generic("POST", "/rules/csrf", field + MULTIPART, content_type="multipart/form-data; boundary=x")
     assert response.status_code == 200
     assert records(tmp_path)[-1]["details"] == {"body": {"amount": ["12.50"]}}
+
+
+def test_decorators_that_are_not_what_django_documents_leave_any_method(django_project):
+    """What is listed as taking any method is covered by each of them: no method of a view is left out."""
+    from django.views.decorators.http import require_GET, require_http_methods
+
+    from audit_integrations.django.routes import _methods_of
+
+    def other(request_method_list):
+        def view(request):
+            return request_method_list
+
+        return view
+
+    def looped(request):
+        return None
+
+    looped.__wrapped__ = looped
+    told = require_GET(looped)
+    cells = tuple(types.CellType() for _ in told.__closure__)
+    empty = types.FunctionType(told.__code__, told.__globals__, "inner", None, cells)
+    for view in (other(["GET"]), looped, empty, require_http_methods("GET")(looped), require_http_methods([7])(looped)):
+        assert _methods_of(view) == ["*"], view
+    assert _methods_of(require_http_methods(["PUT", "PUT", "GET", "HEAD"])(looped)) == ["PUT", "GET"]
+    assert _methods_of(require_http_methods(["PUT", "GET"])(require_GET(looped))) == ["GET"]
+
+
+def test_decorators_around_a_class_of_django_narrow_what_it_takes(django_project):
+    from django.views import View
+    from django.views.decorators.http import require_POST
+
+    from audit_integrations.django.routes import _methods_of
+
+    class Both(View):
+        def get(self, request):
+            return None
+
+        post = get
+
+    assert _methods_of(require_POST(Both.as_view())) == ["POST"]
+    assert _methods_of(Both.as_view(http_method_names=["get", "options"])) == ["GET"]
 
 
 def test_the_methods_of_a_django_view_are_those_it_takes(django_project):

@@ -156,7 +156,7 @@ class AuditMiddleware:
 def _begin(request: HttpRequest) -> Observed:
     live, pipeline = OBSERVER.get(), OBSERVER.pipeline()
     observer = live.observer
-    exchange = begin_cgi(observer, pipeline, request.META)
+    exchange = begin_cgi(observer, pipeline, request.META, request.path)  # META has it as text already
     if is_asked():
         follow_body(request, exchange)
     _let_ask(request, exchange, live.identify)

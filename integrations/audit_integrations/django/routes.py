@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
 from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
+from django.views.decorators import http
 
 from audit_integrations.django.conf import project_name
 from audit_middleware.capture import ANY, Declaration, EntryPoint
@@ -23,6 +24,7 @@ from audit_middleware.capture.rules import rules_for
 _OPENED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)")  # what is escaped or in a class opens no group
 _IGNORED: Final = "__ignored__"
 _NAMES: Final = ("get", "post", "put", "patch", "delete")
+_MAX_DECORATORS: Final = 50
 
 
 def route_of(request: HttpRequest) -> tuple[str, Mapping[str, object]] | None:
@@ -114,21 +116,41 @@ def _unnamed(pattern: URLPattern, above: tuple[URLResolver, ...]) -> int:
 
 def _methods_of(view: object) -> list[str]:
     """Return the methods that a view takes: those a class has, or those a decorator of Django lets through."""
+    required = _required_of(view)
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is None:
-        return _required_of(view) or [ANY]
+        return required or [ANY]
     actions = getattr(view, "actions", None)  # of a view set of Django REST framework
-    names = actions if isinstance(actions, Mapping) else [name for name in _NAMES if hasattr(view_class, name)]
-    allowed = getattr(view_class, "http_method_names", _NAMES)
-    return [name.upper() for name in _NAMES if name in names and name in allowed] or [ANY]
+    names: Any = actions if isinstance(actions, Mapping) else [name for name in _NAMES if hasattr(view_class, name)]
+    given: Mapping[str, Any] = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", None) or {}
+    allowed: Any = given.get("http_method_names") or getattr(view_class, "http_method_names", _NAMES)
+    found = [name.upper() for name in _NAMES if name in names and name in allowed]
+    return [method for method in found if not required or method in required] or required or [ANY]
 
 
 def _required_of(view: object) -> list[str]:
-    """Return what ``require_http_methods`` and its kin were told; they leave it nowhere but in their closure."""
-    while callable(view):
-        if inspect.isfunction(view):
-            required = inspect.getclosurevars(view).nonlocals.get("request_method_list")
-            if required is not None:
-                return [method for method in required if method != "HEAD" or "GET" not in required]
+    """Return what all of ``require_http_methods`` and its kin let through that stand on ``view``; nothing for any.
+
+    They leave it nowhere but in their closures. What is there in another shape than they are documented to leave says
+    nothing: a view that is listed as taking any method is covered by each of them.
+    """
+    found: list[str] = []
+    for _ in range(_MAX_DECORATORS):
+        told = _told(view)
+        if told:
+            found = [method for method in found if method in told] if found else told
         view = getattr(view, "__wrapped__", None)
-    return []
+    return found
+
+
+def _told(view: object) -> list[str]:
+    """Return the methods that one wrapper of ``require_http_methods`` was told."""
+    if not inspect.isfunction(view) or view.__globals__ is not vars(http):
+        return []
+    try:
+        told = inspect.getclosurevars(view).nonlocals.get("request_method_list")
+    except ValueError:  # a cell of the closure is empty
+        return []
+    if not isinstance(told, list | tuple | set | frozenset) or not all(isinstance(each, str) for each in told):
+        return []
+    return [method for method in dict.fromkeys(told) if method != "HEAD" or "GET" not in told]

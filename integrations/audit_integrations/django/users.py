@@ -6,12 +6,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model
 from django.core.exceptions import ObjectDoesNotExist
 from django.http import HttpRequest
-from django.utils.functional import SimpleLazyObject
+from django.utils.functional import SimpleLazyObject, empty
 
 from audit_middleware.capture import FAILED
 from audit_middleware.quiet import asking
@@ -101,6 +102,8 @@ async def _described_async(request: HttpRequest, user: Any) -> object:  # noqa: 
     if user is None or not user.is_authenticated:
         return None
     real = getattr(request, "real_user", None)  # as django-impersonate leaves it
+    if _is_untouched(real):
+        await sync_to_async(bool)(real)  # reads it, where the database may be asked
     if real is not None or not _may_be_hijacked(request):
         return _acting(request, user, real)
     session = request.session
@@ -159,13 +162,16 @@ def _has_session(request: HttpRequest) -> bool:
 
 def _is_unread(request: HttpRequest) -> bool:
     """Whether nobody has asked for the user yet: reading it would ask the database."""
-    return isinstance(request.__dict__.get("user"), SimpleLazyObject) and not hasattr(request, "_cached_user")
+    return _is_untouched(request.__dict__.get("user")) and not hasattr(request, "_cached_user")
+
+
+def _is_untouched(user: object) -> bool:
+    """Whether ``user`` is a lazy object, Django's or that of a middleware of the project, which nobody looked at."""
+    return isinstance(user, SimpleLazyObject) and user.__dict__.get("_wrapped") is empty
 
 
 def _is_worth_asking(request: HttpRequest) -> bool:
     user = request.__dict__.get("user")
     if user is None:
         return False
-    if not isinstance(user, SimpleLazyObject):
-        return True
-    return hasattr(request, "_cached_user") or hasattr(request, "_acached_user") or _has_session(request)
+    return not _is_unread(request) or hasattr(request, "_acached_user") or _has_session(request)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -31,6 +33,9 @@ __all__ = ["Audit", "entry_points"]
 LOGGER: Final = logging.getLogger("audit_middleware")
 _EXTENSION: Final = "audit"
 _VARIABLES: Final = {variable(name): name for name in SETTINGS}
+_SIGNED_OUT: Final = "_audit_signed_out"
+_FOLLOWED: Final[weakref.WeakSet[Flask]] = weakref.WeakSet()
+"""Apps whose sign-outs are followed."""
 
 
 class Audit:
@@ -105,6 +110,16 @@ def _note_route(app: Flask, **_: object) -> None:
     exchange = exchange_at_hand()
     if exchange is not None:
         exchange.ask_user = _user
+    if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
+        _FOLLOWED.add(app)
+        sys.modules["flask_login"].user_logged_out.connect(_note_signed_out, app)
+
+
+def _note_signed_out(_app: Flask, user: object, **_: object) -> None:
+    """Remember who signed out: the request is theirs, though nobody is signed in when it ends."""
+    request, cookie = flask.request, flask.current_app.config["SESSION_COOKIE_NAME"]
+    in_session = cookie in request.cookies and "Authorization" not in request.headers
+    setattr(g, _SIGNED_OUT, _described(user, in_session=in_session))
 
 
 def _note_user(response: Response) -> Response:
@@ -126,11 +141,30 @@ def _user() -> object:
     """Return who is signed in, as far as the app has found out: looking it up ourselves would change its answers."""
     user = g.get("_login_user")
     if user is None:
-        return plain_principal(g.get("user"))
+        said = plain_principal(g.get("user"))
+        return _owner_of_session() if said is None else said
+    return _described(user, in_session=flask.session.accessed and "_user_id" in flask.session) or g.get(_SIGNED_OUT)
+
+
+def _owner_of_session() -> object:
+    """Return whose session of Flask-Login this is where nobody asked: its key is what ``get_id()`` said at sign-in.
+
+    Flask-Login itself looks into the session after each request, so that this adds no ``Vary: Cookie``; loading the
+    user might change the session.
+    """
+    try:
+        key = flask.session.get("_user_id") if hasattr(flask.current_app, "login_manager") else None
+    except Exception:  # a store of sessions that is away; who it is stays a defect of the record
+        LOGGER.exception("audit: the session of Flask-Login cannot be read")
+        return FAILED
+    return {"id": key, "auth": "session"} if key is not None else None
+
+
+def _described(user: Any, *, in_session: bool) -> object:  # noqa: ANN401 - an app's own class
+    """Return a user of Flask-Login as the principal; None for nobody."""
     try:
         if not user.is_authenticated:
             return None
-        in_session = flask.session.accessed and "_user_id" in flask.session
         return {"id": user.get_id(), "auth": "session" if in_session else None}
     except Exception:  # an app's own user object may raise anything; who it is stays a defect of the record
         LOGGER.exception("audit: the user of Flask-Login cannot be read")

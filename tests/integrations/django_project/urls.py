@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.urls import include, path, re_path
+from django.utils.functional import SimpleLazyObject
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.authentication import BasicAuthentication, TokenAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
@@ -151,6 +152,20 @@ def impersonated(request):
     return HttpResponse(b"x")
 
 
+def impersonated_unasked(request):
+    request.real_user, request.user = request.user, User(username="victim")
+    return HttpResponse(b"x")
+
+
+async def async_impersonated_unasked(request):
+    return impersonated_unasked(request)
+
+
+def lazily_signed_in(request):
+    request.user = SimpleLazyObject(lambda: User(username="bearer"))
+    return HttpResponse(request.user.get_username())
+
+
 def conforming_order(request, order_id):
     audit = current_audit()
     audit.principal, audit.action, audit.resource = "alice", "orders.act", ("order", order_id)
@@ -194,6 +209,9 @@ urlpatterns = [
     path("endless", endless),
     path("api/<int:pk>", api),
     path("impersonated", impersonated),
+    path("impersonated-unasked", impersonated_unasked),
+    path("async-impersonated-unasked", async_impersonated_unasked),
+    path("lazily-signed-in", lazily_signed_in),
     path("hijack/", include("hijack.urls")),
     path("health", health),
     path("sign-in", sign_in),
