@@ -167,24 +167,26 @@ class Accesses:
 
 
 class RateLimit:
-    """So many calls a second for each name, with bursts of ``burst``; the clock is the caller's. Bounded memory."""
+    """So much a second for each name, with bursts of twice that; 0 is no limit. Bounded memory."""
 
-    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = per_second
-        self._burst = burst
+        self._burst = max(1.0, 2 * per_second)
         self._clock = clock
         self._turn = threading.Lock()
         self._left: dict[str, tuple[float, float]] = {}
 
-    def wait(self, name: str) -> float:
-        """Take one call; return 0, or the seconds after which there is one again."""
+    def wait(self, name: str, cost: float = 1) -> float:
+        """Take ``cost`` if anything is left, on credit what is more; return 0, or the seconds after which there is."""
+        if not self._rate:
+            return 0.0
         now = self._clock()
         with self._turn:
             left, at = self._left.get(name, (self._burst, now))
             left = min(self._burst, left + (now - at) * self._rate)
             if len(self._left) >= MAX_KEYS and name not in self._left:
                 self._left.pop(next(iter(self._left)))
-            self._left[name] = (left - 1 if left >= 1 else left, now)
+            self._left[name] = (left - cost if left >= 1 else left, now)
         return 0.0 if left >= 1 else (1 - left) / self._rate
 
 

@@ -48,7 +48,8 @@ class Collector:
         self.settings = settings
         self.tokens = Tokens(settings.tokens)
         self.metrics = Metrics()
-        self.reads = RateLimit(settings.limits.reads_per_second, 2 * settings.limits.reads_per_second)
+        self.reads = RateLimit(settings.limits.reads_per_second)
+        self.intake = RateLimit(settings.limits.records_per_second)
         self._progress = progress or report_every(PROGRESS_SECONDS, time.monotonic, _log_progress)
         self._open: _Open | None = None
 

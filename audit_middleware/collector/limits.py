@@ -25,3 +25,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     beat_seconds: Seconds = 10.0
     idle_beat_seconds: Seconds = 300.0
     reads_per_second: Seconds = 1000.0
+    records_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What one token delivers; 0 is no limit."""

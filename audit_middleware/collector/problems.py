@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,6 +26,11 @@ class Problem(Exception):
 def busy(kind: str, detail: str, *, seconds: int = 1) -> Problem:
     """Return a 503 that asks to come back after ``seconds``."""
     return Problem(503, kind, detail, headers={"Retry-After": str(seconds)})
+
+
+def too_many(detail: str, seconds: float) -> Problem:
+    """Return a 429 that asks to come back after ``seconds``."""
+    return Problem(429, "too-many-requests", detail, headers={"Retry-After": str(math.ceil(seconds))})
 
 
 def problem_response(problem: Problem) -> Response:

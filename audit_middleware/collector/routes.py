@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from http import HTTPStatus
 from typing import Final
 
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from audit_middleware.collector.access import NOBODY
 from audit_middleware.collector.auth import Caller, Role
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.problems import Problem, busy, problem_response
+from audit_middleware.collector.problems import Problem, busy, problem_response, too_many
 from audit_middleware.collector_record import AccessKind
 
 SIGNATURE: Final = "Audit-Collector"
@@ -38,8 +37,7 @@ def caller_of(request: Request, role: Role) -> Caller:
     caller = known_caller(request)
     caller.require(role)
     if role != "ingest" and (seconds := collector.reads.wait(caller.name)):
-        headers = {"Retry-After": str(math.ceil(seconds))}
-        raise Problem(429, "too-many-requests", "more reads than this collector answers one token", headers=headers)
+        raise too_many("more reads than this collector answers one token", seconds)
     return caller
 
 

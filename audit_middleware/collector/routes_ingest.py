@@ -11,7 +11,7 @@ from starlette.responses import Response
 from audit_middleware.collector.answer import parse_tree_sizes
 from audit_middleware.collector.body import check_encoding, decode_body, too_large
 from audit_middleware.collector.limits import Limits
-from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.problems import Problem, too_many
 from audit_middleware.collector.routes import caller_of, collector_of
 
 
@@ -21,11 +21,14 @@ async def ingest(request: Request) -> Response:
     limits = collector.settings.limits
     encoding = check_encoding(request.headers.get("content-encoding", ""))
     collector.require_ready()  # before a megabyte is read
+    if seconds := collector.intake.wait(caller.name, 0):
+        raise too_many("more records than this collector takes of one token; they wait in its spool", seconds)
     raw = await _read_body(request, limits)
     if encoding == "identity":
         lines = decode_body(raw, encoding, limits)
     else:
         lines = await asyncio.to_thread(decode_body, raw, encoding, limits)
+    collector.intake.wait(caller.name, len(lines))
     sizes = parse_tree_sizes(request.headers.getlist("audit-tree-size"))
     answer = await asyncio.wrap_future(collector.submit(lines, caller, sizes))
     return Response(msgspec.json.encode(answer), media_type="application/json")

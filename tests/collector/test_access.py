@@ -43,10 +43,7 @@ def ask(collector):
 
 def said(collector):
     collector._open.accesses.flush()
-    wait = time.monotonic() + 5
-    while collector._open.committer.queue_bytes and time.monotonic() < wait:
-        time.sleep(0.01)
-    time.sleep(0.05)
+    collector.deliver(App().lines)  # committed in order: what was flushed is on record before this
     return [(line["rec"]["kind"], line["rec"]["by"], line["rec"]["what"], line["rec"]["count"])
             for line in own_lines(collector, "access")]  # fmt: skip
 
@@ -138,6 +135,25 @@ def test_a_token_that_reads_too_much_has_to_wait(tmp_path):
         assert client.get("/v1/records", headers={"authorization": "Bearer rea-0123456789abcdef"}).status_code == 200
 
 
+def test_a_token_that_delivers_too_much_has_to_wait_and_the_others_do_not(tmp_path):
+    tokens = parse_tokens("one:one-0123456789abcdef:orders,two:two-0123456789abcdef:orders")
+    limits = Limits(records_per_second=20)
+    with Collector(settings_for(tmp_path, tokens=tokens, limits=limits)) as collector:
+        client, apps = TestClient(create_app(collector)), {name: App() for name in ("one", "two")}
+        for app in apps.values():
+            app.requests(70)
+
+        def post(who):
+            headers = {"authorization": f"Bearer {who}-0123456789abcdef"}
+            return client.post("/v1/records", content=b"\n".join(apps[who].lines) + b"\n", headers=headers)
+
+        assert post("one").status_code == 200  # on credit: a batch is taken whole
+        refused = post("one")
+        assert (refused.status_code, refused.json()["title"]) == (429, "Too many requests")
+        assert 1 <= int(refused.headers["retry-after"]) <= 3
+        assert post("two").status_code == 200
+
+
 def test_what_the_committer_cannot_take_is_counted_again():
     taken, is_busy = [], [True]
 
@@ -191,7 +207,7 @@ def test_a_flood_of_names_costs_bounded_memory():
 @given(st.lists(st.floats(0, 5), max_size=60), st.integers(1, 5))
 def test_no_name_gets_more_than_its_rate_and_burst(pauses, rate):
     now = [0.0]
-    limit = RateLimit(rate, 2 * rate, clock=lambda: now[0])
+    limit = RateLimit(rate, clock=lambda: now[0])
     granted = 0
     for pause in pauses:
         now[0] += pause
@@ -199,3 +215,19 @@ def test_no_name_gets_more_than_its_rate_and_burst(pauses, rate):
         granted += wait == 0
         assert 0 <= wait <= 1 / rate + 1e-9
     assert granted <= 2 * rate + now[0] * rate + 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 1000)), max_size=60), st.integers(1, 500))
+def test_what_is_taken_on_credit_is_waited_for(turns, rate):
+    now, taken, last = [0.0], 0, 0
+    limit = RateLimit(rate, clock=lambda: now[0])
+    for pause, cost in turns:
+        now[0] += pause
+        if limit.wait("a", cost) == 0:
+            taken, last = taken + cost, cost
+    assert taken - last <= 2 * rate + now[0] * rate + 1e-6
+
+
+def test_a_limit_of_nothing_is_none():
+    limit = RateLimit(0.0, clock=lambda: 0.0)
+    assert [limit.wait("a", 10**6) for _ in range(3)] == [0.0] * 3
