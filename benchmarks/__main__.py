@@ -1,4 +1,4 @@
-"""``python -m benchmarks [request|frameworks|server|delivery|verify|collector|stores ...]``: what things cost, as ratios within one run.
+"""``python -m benchmarks [request|frameworks|server|rows|delivery|verify|collector|stores ...]``: what things cost, as ratios within one run.
 
 ``python -m benchmarks size [options]`` is what a collector costs that holds many records; it takes its time.
 """
@@ -7,7 +7,7 @@ import importlib
 import platform
 import sys
 
-PARTS = ("request", "frameworks", "server", "delivery", "verify", "collector", "stores")
+PARTS = ("request", "frameworks", "server", "rows", "delivery", "verify", "collector", "stores")
 
 
 def main() -> None:
