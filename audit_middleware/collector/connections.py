@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -44,6 +45,23 @@ def names_of(connection: ssl.SSLObject | None) -> frozenset[str]:
     alternative = {name for kind, name in shown.get("subjectAltName", ()) if kind in {"DNS", "URI"}}
     common = {value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"}
     return frozenset(alternative | common)
+
+
+def notice_refusals(context: ssl.SSLContext, note: Callable[[str], None]) -> None:
+    """Call ``note`` with the reason whenever a client's certificate is not accepted: asyncio says nothing of that.
+
+    Whose it is cannot be told, and its address is not known where the handshake is.
+    """
+
+    class Noticed(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError as error:
+                note(error.verify_message)
+                raise
+
+    context.sslobject_class = Noticed
 
 
 class Doorkeeper:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import uvicorn
 
+from audit_middleware.collector.access import NOBODY
 from audit_middleware.collector.app import START_WAIT, create_app
 from audit_middleware.collector.collector import Collector
-from audit_middleware.collector.connections import Doorkeeper
+from audit_middleware.collector.connections import Doorkeeper, notice_refusals
 from audit_middleware.collector.settings import CollectorSettings, TLSSettings
 from audit_middleware.errors import ConfigurationError
 
@@ -122,7 +123,7 @@ def _config(collector: Collector) -> uvicorn.Config:
         asks = ssl.CERT_OPTIONAL if tls.client_ca else ssl.CERT_NONE  # a token is enough where none is bound to one
         secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key, "ssl_ca_certs": tls.client_ca}
         secure["ssl_cert_reqs"] = asks
-    return uvicorn.Config(
+    config = uvicorn.Config(
         create_app(collector),
         http=Doorkeeper(collector.settings.limits).protocol(),
         ws="none",
@@ -135,3 +136,10 @@ def _config(collector: Collector) -> uvicorn.Config:
         log_level="warning",
         **secure,
     )
+    if tls is not None:
+        config.load()
+        assert config.ssl is not None
+        notice_refusals(
+            config.ssl, lambda why: collector.note_access(NOBODY, "denied", f"TLS handshake: {why}", NOBODY)
+        )
+    return config

@@ -23,6 +23,7 @@ from audit_middleware.errors import ConfigurationError, DeliveryError
 from audit_middleware.sealing.text import b64url
 from audit_middleware.shipping.delivery import HTTPTransport, TLSFiles
 from tests.collector.kit import KEY, App, settings_for
+from tests.shipping.kit import wait_until
 
 TOKENS = [
     TokenSetting(name="orders", services=["orders"], certificate="orders.internal"),
@@ -132,6 +133,25 @@ def test_certificates_of_others_and_old_ones_do_not_connect(url, authority, tmp_
             post(url, authority, App().lines, certificate)
     with pytest.raises(DeliveryError, match="CERTIFICATE_VERIFY_FAILED"):
         post(url, stranger, App().lines)
+
+
+def test_a_certificate_that_is_not_accepted_is_on_record_with_the_reason(url, authority, tmp_path):
+    (tmp_path / "evil").mkdir()
+    stranger = Authority(tmp_path / "evil", "other ca").issue("orders.internal")
+    for _ in range(3):
+        with pytest.raises(DeliveryError):
+            post(url, authority, App().lines, stranger)
+    mine, token = TLSFiles(authority.file).context(), {"authorization": "Bearer plain-0123456789abcdef"}
+    with httpx.Client(base_url=url, verify=mine, headers=token) as client:
+
+        def refused():
+            records = client.get("/v1/records?type=access").json()["records"]
+            return [rec for each in records if (rec := each["record"]["rec"])["kind"] == "denied"]
+
+        wait_until(refused, 15)
+        (record,) = refused()
+    assert record["what"] == "TLS handshake: unable to get local issuer certificate"
+    assert (record["by"], record["source"], record["count"]) == ("unknown", "unknown", 3)
 
 
 def test_plain_http_gets_nothing(url):
