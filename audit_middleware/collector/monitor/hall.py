@@ -66,7 +66,7 @@ class Hall(Protocol):
         """
 
     def is_listening(self) -> bool:
-        """Whether deliveries are taken."""
+        """Whether deliveries are taken, and what is delivered is committed within seconds."""
 
 
 Sink = Callable[[Transition], None]
