@@ -111,6 +111,7 @@ class Monitoring:
         self._clock = clock
         self._finder = StreamFinder(index)
         self._submit = committer.submit
+        self.is_taking: Callable[[], bool] = lambda: committer.state == "ready"
         self.is_listening: Callable[[], bool] = lambda: committer.is_keeping_up
         self.watcher = Watcher(settings.monitor, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
         commits = Commits(folder.name, lambda: committer.blocked)

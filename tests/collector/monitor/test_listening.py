@@ -114,6 +114,22 @@ def test_who_delivers_to_a_collector_whose_commits_hang_is_not_silent_at_another
     assert [(each.about, each.state) for each in stand.findings()] == [("collector two.test", "resolved")]
 
 
+def test_a_collector_that_is_away_is_found_also_by_one_whose_commits_wait_for_what_it_holds(stand, hanging):
+    app = stand.app()
+    stand.watch.meet({"two.test": Presence(1, False)}, stand.now)
+    stand.pass_seconds(44, beating=[app])
+    begin(hanging)
+    for _ in range(60):
+        stand.watch.meet({"two.test": Presence(1, False)}, stand.now)
+        stand.pass_seconds(1)
+    assert not hanging.committer.is_keeping_up
+    assert stand.watch.peers.are_away
+    assert [(each.about, each.state) for each in stand.findings()] == [("collector two.test", "open")]
+    stand.watch.meet({"two.test": Presence(2, False)}, stand.now)
+    stand.pass_seconds(1)
+    assert [(each.about, each.state) for each in stand.findings()] == [("collector two.test", "resolved")]
+
+
 def test_with_a_real_store_that_hangs_at_a_commit_nobody_is_called_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(committing, "SLOW_SECONDS", 0.3)
     app, go, append = App(), threading.Event(), Ledger.append
