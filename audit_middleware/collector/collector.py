@@ -25,6 +25,7 @@ from audit_middleware.collector.monitor.findings import Finding
 from audit_middleware.collector.monitor.findings import State as FindingState
 from audit_middleware.collector.monitor.hall import Sink
 from audit_middleware.collector.monitoring import Monitoring, required
+from audit_middleware.collector.own import OwnStream
 from audit_middleware.collector.problems import busy
 from audit_middleware.collector.quarantine import Quarantine
 from audit_middleware.collector.query import Reader
@@ -218,6 +219,7 @@ class _Open:
         self._metrics = metrics
         self._progress = progress
         self._desk: Desk | None = None
+        self._own = OwnStream(settings.keyring)
         self.committer = Committer(self, settings.limits)
         self.accesses = Accesses(self.committer.submit)
         self.retention = self._new_retention()
@@ -237,11 +239,11 @@ class _Open:
             _log.warning("the collector waits: %s", error)
 
     def start(self) -> None:
-        """Catch up with the ledgers, then open the collector's own stream."""
+        """Catch up with the ledgers, then open the collector's own stream, or go on with it."""
         limits = self._settings.limits
         catch_up(self.index, self.logs, self.quarantine, limits.streams_in_memory, self._progress)
         self._desk = Desk(
-            self._settings.keyring,
+            self._own,
             self.logs,
             self.index,
             self.quarantine,
@@ -300,13 +302,7 @@ class _Open:
         )
 
     def _new_monitoring(self) -> Monitoring:
-        return Monitoring(
-            self._settings,
-            self.folder,
-            self.logs,
-            self.index,
-            self.committer,
-        )
+        return Monitoring(self._settings, self.folder, self.logs, self.index, self.committer)
 
     def _close_files(self) -> None:
         try:

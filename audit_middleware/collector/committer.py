@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, Literal, Protocol
 
 from audit_middleware.collector.group import Batch
@@ -21,6 +22,8 @@ from audit_middleware.errors import StoreFull, StoreUnavailable
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 15.0
 """Seconds between two attempts at going on; doubled each time."""
+SLOW_SECONDS: Final = 5.0
+"""A commit that takes longer is waited for like a pause: what is delivered meanwhile is not heard before it is over."""
 _RETRY_AFTER: Final = {"starting": 1, "recovering": 5}
 _log: Final = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ class Work(Protocol):
 class Committer:
     """Takes batches from any thread and commits them in groups in its own. After any other failure it stays closed.
 
-    ``blocked`` says why nothing is taken until somebody sees to it, and is empty else. ``_waiting``, ``_bytes``,
+    ``blocked`` says why nothing is taken until somebody sees to it, and is empty else. ``_began`` is when what is being
+    committed was taken, and lies ahead while nothing is. ``_waiting``, ``_bytes``,
     ``state``, ``reason`` and ``blocked`` belong to ``_change``.
     """
 
@@ -65,9 +69,15 @@ class Committer:
         self._bytes = 0
         self._closing = False
         self._last_beat = clock()
+        self._began = inf
         self._happened = False
         self._taken: Sequence[Batch] = ()
         self._thread = threading.Thread(target=self._run, name="audit-committer", daemon=True)
+
+    @property
+    def is_keeping_up(self) -> bool:
+        """Whether batches are taken, and no commit is under way for long: a disk that hangs, a stream that is held."""
+        return self.state == "ready" and self._clock() - self._began < SLOW_SECONDS
 
     @property
     def queue_bytes(self) -> int:
@@ -145,7 +155,9 @@ class Committer:
 
     def _commit_all(self) -> None:
         while True:
+            self._began = inf
             self._taken = self._take()
+            self._began = self._clock()
             if self._taken:
                 self._happened = True
                 self._work.commit(self._taken)

@@ -21,7 +21,7 @@ from audit_middleware.collector.logs import Log, Logs
 from audit_middleware.collector.memory import Memory
 from audit_middleware.collector.metrics import Metrics
 from audit_middleware.collector.monitor.hall import Committed
-from audit_middleware.collector.own import OwnStream, counters
+from audit_middleware.collector.own import OwnStream
 from audit_middleware.collector.problems import Problem, busy
 from audit_middleware.collector.quarantine import ADMITTED, REJUDGED, REVISED, UNDECIDED, Held, Quarantine
 from audit_middleware.collector.retention.policy import OWN_CLASS, Policy
@@ -30,7 +30,6 @@ from audit_middleware.collector_record import ConflictFound
 from audit_middleware.errors import BadLedger
 from audit_middleware.journal.segment import peek
 from audit_middleware.record import Payload, StreamHead
-from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import leaf_hash
 from audit_middleware.sealing.text import b64url, timestamp
 
@@ -46,7 +45,7 @@ class Desk:
 
     def __init__(
         self,
-        keyring: Keyring,
+        own: OwnStream,
         logs: Logs,
         index: IndexStore,
         quarantine: Quarantine,
@@ -60,23 +59,19 @@ class Desk:
         """Called after each group commit; must not wait."""
 
         self.streams = Streams(index.load_stream, limits.streams_in_memory, *index.stream_totals())
-        self._keyring = keyring
+        self._keyring = own.keyring
         self._logs = logs
         self._policy = policy
         self._index = index
         self._quarantine = quarantine
         self._metrics = metrics
-        self._judge = Judge(keyring, self.streams, Memory(index, logs), quarantine)
-        self._own = OwnStream(keyring)
-        self._seen = 0
-        self._recorded = 0
+        self._judge = Judge(own.keyring, self.streams, Memory(index, logs), quarantine)
+        self._own = own
         self._numbers: dict[str, int] = {}
 
     def open(self, name: str) -> None:
-        """Begin the collector's own stream, then admit what new keys or a new index make good."""
-        last = self._index.last_stream_of(OWN_SERVICE)
-        head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
-        self._commit_own("open", self._own.opened(name, head))
+        """Begin the collector's own stream, or go on with it; admit what new keys or a new index make good."""
+        self._begin_own(name)
         self._say_doubles()
         self._say_unsaid()
         held = [held for held in self._quarantine.held_for("unknown_key") if held.kid in self._keyring.keys]
@@ -91,6 +86,18 @@ class Desk:
                 self._recheck(some)
         if not is_judged:
             self._index.note_judged(self._keyring)
+
+    def _begin_own(self, name: str) -> None:
+        """A process that lives on after a commit that failed is no crash: it goes on with its stream."""
+        known = self._index.load_stream(self._own.stream)
+        if known is not None and not known.closed:
+            self._own.go_on(known.next, known.head)
+            self.beat()
+            return
+        self._own.begin()
+        last = self._index.last_stream_of(OWN_SERVICE)
+        head = StreamHead(last.stream, last.next - 1, last.head, bool(last.closed)) if last else None
+        self._commit_own("open", self._own.opened(name, head))
 
     def _say_doubles(self) -> None:
         """Name lines for one place that two collectors have admitted while one of them could not tell the other."""
@@ -273,15 +280,15 @@ class Desk:
 
     def _counters(self) -> Payload:
         log = self._logs.current(self.clock(), self._policy.own_class)
-        return counters(self._seen, self._recorded, log.ledger.size)
+        return self._own.counters(log.ledger.size)
 
     def _resolve(self, batch: Batch, group: Group, notes: Mapping[str, bytes]) -> None:
         if batch.problem is not None:
             batch.done.set_exception(batch.problem)
             return
         answer = make_answer(batch.verdicts, self._log_answers(batch, group, notes))
-        self._seen += len(batch.lines)
-        self._recorded += answer.accepted
+        self._own.seen += len(batch.lines)
+        self._own.recorded += answer.accepted
         if batch.lines:
             self._metrics.count(answer)
         batch.done.set_result(answer)

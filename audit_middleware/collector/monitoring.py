@@ -111,7 +111,8 @@ class Monitoring:
         self._clock = clock
         self._finder = StreamFinder(index)
         self._submit = committer.submit
-        self.is_listening: Callable[[], bool] = lambda: committer.state == "ready"
+        self.is_taking: Callable[[], bool] = lambda: committer.state == "ready"
+        self.is_listening: Callable[[], bool] = lambda: committer.is_keeping_up
         self.watcher = Watcher(settings.monitor, self, MonitorFile(folder.monitor, folder.seed), clock=clock)
         commits = Commits(folder.name, lambda: committer.blocked)
         self.patroller = Patroller(self._stored, settings.monitor.patrol_bytes, self.watcher.report, commits=commits)
@@ -151,7 +152,7 @@ class Monitoring:
         return self.watcher.findings
 
     def is_alive(self) -> bool:
-        """Say whether deliveries are taken, and the watcher comes round."""
+        """Say whether deliveries are taken and committed, and the watcher comes round."""
         return self.is_listening() and self._clock().mono - self.watcher.ticked_at < STILL_SECONDS
 
     def heard_logs(self) -> Sequence[HeardLog]:

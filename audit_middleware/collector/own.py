@@ -14,15 +14,21 @@ from audit_middleware.record import UNKNOWN, Counters, Opened, Payload, StreamHe
 from audit_middleware.sealing.encode import encode_rec
 from audit_middleware.sealing.keys import Keyring
 from audit_middleware.sealing.seal import STREAM_BYTES, Frame, Sealer, parse_frame
-from audit_middleware.sealing.text import timestamp
+from audit_middleware.sealing.text import timestamp, unb64url
 
 
 class OwnStream:
-    """Seals the collector's own lines. A line that was sealed must be committed, or the process stops accepting."""
+    """Seals the collector's own lines, in one stream for the life of the process.
+
+    A line that was sealed must be committed before the next one is; after a commit that failed `go_on` takes the stream
+    back to where the ledgers have it. ``seen`` and ``recorded`` count lines delivered and lines admitted.
+    """
 
     def __init__(self, keyring: Keyring) -> None:
-        self._sealer = Sealer(keyring, secrets.token_bytes(STREAM_BYTES))
+        self.seen = self.recorded = 0
+        self.keyring = keyring
         self._started = timestamp(time.time_ns()).decode()
+        self.begin()
 
     @property
     def stream(self) -> str:
@@ -33,6 +39,14 @@ class OwnStream:
     def is_open(self) -> bool:
         """Whether the first line was sealed."""
         return self._sealer.seq > 0
+
+    def begin(self) -> None:
+        """Begin a stream under a new name: of the one before it nothing came into a ledger."""
+        self._sealer = Sealer(self.keyring, secrets.token_bytes(STREAM_BYTES))
+
+    def go_on(self, seq: int, head: str) -> None:
+        """Go on behind the last line that is in a ledger; what was sealed after it is nowhere, and will never be."""
+        self._sealer = Sealer(self.keyring, unb64url(self.stream.encode()), seq=seq, prev=head.encode())
 
     def seal(self, type_: str, payload: Payload) -> tuple[bytes, Frame]:
         """Return the next line of the stream, which has moved behind it."""
@@ -57,18 +71,17 @@ class OwnStream:
             previous=previous,
         )
 
-
-def counters(seen: int, recorded: int, checkpoint: int) -> Counters:
-    """Return the payload of ``beat`` and ``close``: lines delivered, lines admitted, size of the log."""
-    return Counters(
-        service=OWN_SERVICE,
-        monotonic_us=time.monotonic_ns() // 1000,
-        seen=seen,
-        recorded=recorded,
-        dropped=0,
-        spool_bytes=0,
-        checkpoint=checkpoint,
-    )
+    def counters(self, checkpoint: int) -> Counters:
+        """Return the payload of ``beat`` and ``close``; ``checkpoint`` is the size of the log."""
+        return Counters(
+            service=OWN_SERVICE,
+            monotonic_us=time.monotonic_ns() // 1000,
+            seen=self.seen,
+            recorded=self.recorded,
+            dropped=0,
+            spool_bytes=0,
+            checkpoint=checkpoint,
+        )
 
 
 def _boot_id() -> str:

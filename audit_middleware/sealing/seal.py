@@ -70,16 +70,17 @@ class Ratchet:
 class Sealer:
     """Seals the lines of one stream in order; the caller holds the lock that makes it one order.
 
-    `seal` does not move the chain: only `commit`, once the line is written, or `skip`, once it was given up.
+    `seal` does not move the chain: only `commit`, once the line is written, or `skip`, once it was given up. It begins
+    the stream, or goes on with one that is known to have come to ``seq``, behind the line whose leaf is ``prev``.
     """
 
     __slots__ = ("_prefix", "_ratchet", "prev", "seq", "stream")
 
-    def __init__(self, keyring: Keyring, stream: bytes) -> None:
+    def __init__(self, keyring: Keyring, stream: bytes, *, seq: int = 0, prev: bytes = FIRST_PREV) -> None:
         kid = keyring.newest
         self.stream = b64url(stream).decode()
-        self.seq = 0
-        self.prev = FIRST_PREV
+        self.seq = seq
+        self.prev = prev
         self._ratchet = Ratchet(keyring.stream_key(kid, stream))
         self._prefix = b'{"v":1,"kid":"%b","stream":"%b","seq":' % (kid.encode(), self.stream.encode())
 

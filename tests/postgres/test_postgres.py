@@ -126,6 +126,8 @@ def test_postgres_restarted_between_and_under_deliveries_loses_nothing(shared):
             deliver_when_ready(collector, app.lines[start : start + 21])
         assert admitted(collector, app.stream) == app.lines
         assert pages(collector, stream=app.stream) == app.lines[::-1]
+        own = [(line["stream"], line["seq"]) for line in own_lines(collector)]
+        assert own == [(own[0][0], seq) for seq in range(len(own))]  # no outage begins a stream
 
 
 def test_started_while_postgres_is_away_it_says_what_it_waits_for_and_goes_on(shared):

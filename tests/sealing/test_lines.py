@@ -381,3 +381,16 @@ def test_a_late_line_that_does_not_fit_its_gap_is_broken():
     forged = other.seal(b"event", TS, b'{"n":666}')
     assert follower.follow(parse_frame(forged), b64url(leaf_hash(forged))) is Step.BROKEN
     assert len(follower.gaps) == 1
+
+
+@pytest.mark.parametrize("reached", [1, 63, 64, 65, 200])
+def test_a_sealer_that_goes_on_with_a_stream_seals_what_the_first_one_would_have(reached):
+    first, again = Sealer(KEYS, bytes(16)), None
+    for number in range(reached + 70):
+        line = first.seal(b"event", TS, b'{"n":%d}' % number)
+        if number == reached:
+            again = Sealer(KEYS, bytes(16), seq=first.seq, prev=first.prev)
+        if again is not None:
+            assert again.seal(b"event", TS, b'{"n":%d}' % number) == line
+            again.commit(line)
+        first.commit(line)

@@ -13,7 +13,7 @@ Every state of a finding goes on record, once; `FindingBook.unsaid` holds those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
@@ -198,11 +198,17 @@ class FindingBook:
             is_on_record=is_on_record,
         )
 
-    def reconcile(self, kind: str, seen: Sequence[Observation], now: str) -> list[Transition]:
-        """``seen`` is all there is of a condition at this moment: open what is new, end what is not there."""
+    def reconcile(
+        self, kind: str, seen: Sequence[Observation], now: str, among: Callable[[str], bool] = lambda _about: True
+    ) -> list[Transition]:
+        """``seen`` is all there is of a condition at this moment: open what is new, end what is not there.
+
+        With ``among`` that is so of those subjects for which it says so.
+        """
         moved = [transition for observation in seen for transition in self.observe(observation, now)]
         there = {observation.about for observation in seen}
         over = [each for each in self._findings.values() if each.kind == kind and each.about not in there]
+        over = [each for each in over if among(each.about)]
         return moved + [transition for each in over for transition in self.end(kind, each.about, now)]
 
     def decision(self, id_: str, state: State, by: str, note: str | None) -> Finding:

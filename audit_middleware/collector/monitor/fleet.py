@@ -54,12 +54,20 @@ class Fleet:
         self._strange: frozenset[str] = frozenset()
 
     def listen(
-        self, sizes: dict[str, int], now: Now, heard_for: float, *, is_listening: bool, stopping: Event
+        self,
+        sizes: dict[str, int],
+        now: Now,
+        heard_for: float,
+        *,
+        is_listening: bool,
+        stopping: Event,
+        is_last: bool = False,
     ) -> Iterator[Told]:
         """Yield what is new in the logs of others beyond ``sizes``, which grow with it; then ask who watches.
 
-        Only a collector that takes deliveries watches: it has to put on record what it finds. One that listens for
-        less than `FRESH_SECONDS` leaves that to those who heard more.
+        Only a collector that commits what it takes watches: it has to put on record what it finds. One that listens
+        for less than `FRESH_SECONDS` leaves that to those who heard more. One whose commits wait in vain for what
+        another one holds watches all the same if it ``is_last``: nobody else is there to tell of that one.
         """
         if self._elsewhere is None:
             return
@@ -70,7 +78,7 @@ class Fleet:
             for log in logs:
                 yield from self._read(self._elsewhere, log, sizes, stopping)
             self.is_watching = self._elsewhere.claim(
-                wants=is_listening and (self.is_watching or heard_for >= FRESH_SECONDS)
+                wants=is_last or (is_listening and (self.is_watching or heard_for >= FRESH_SECONDS))
             )
             self.is_hearing = self.has_heard = True
         except StorageError as error:

@@ -65,8 +65,11 @@ class Hall(Protocol):
         Raises `Problem` 503 when nothing is taken now.
         """
 
-    def is_listening(self) -> bool:
+    def is_taking(self) -> bool:
         """Whether deliveries are taken."""
+
+    def is_listening(self) -> bool:
+        """Whether deliveries are taken, and what is delivered is committed within seconds."""
 
 
 Sink = Callable[[Transition], None]

@@ -6,6 +6,7 @@ What a collector says of itself is only compared with what it said before: no tw
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Final
 
 import msgspec
@@ -18,6 +19,14 @@ from audit_middleware.record import COLLECTOR_SERVICE
 
 AWAY_SECONDS: Final = 5.0
 """A collector says once a second that it is there; after so many without a word its streams look for another one."""
+
+
+_ABOUT: Final = "collector "
+
+
+def is_of_peer(about: str) -> bool:
+    """Say whether a finding with this subject is about a collector as a whole."""
+    return about.startswith(_ABOUT)
 
 
 class Peer(msgspec.Struct):
@@ -35,6 +44,9 @@ class Peers:
     """All of them, by name. One owner."""
 
     def __init__(self, settings: MonitorSettings) -> None:
+        self.since = -inf
+        """Since when this monitor hears of them without a break."""
+
         self._settings = settings
         self._peers: dict[str, Peer] = {}
 
@@ -51,8 +63,14 @@ class Peers:
                 noticed.append(name)
         return noticed
 
+    @property
+    def are_away(self) -> bool:
+        """Whether there were others, and none of them is there now."""
+        return bool(self._peers) and all(peer.is_away for peer in self._peers.values())
+
     def restart(self, now: Now) -> None:
         """Nobody listened until now: whoever was not there meanwhile is not to blame."""
+        self.since = now.mono
         for peer in self._peers.values():
             peer.seen, peer.has_moved = now.mono, False
 
@@ -64,7 +82,7 @@ class Peers:
         return [
             Observation(
                 "silence",
-                f"collector {name}",
+                f"{_ABOUT}{name}",
                 {"scope": "collector", "collector": name, "last_heard": peer.seen_at},
                 COLLECTOR_SERVICE,
             )

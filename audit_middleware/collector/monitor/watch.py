@@ -15,7 +15,7 @@ from audit_middleware.collector.monitor.findings import MONITOR, Book, FindingBo
 from audit_middleware.collector.monitor.heard import Find, Group, Hearing, Memory, Promise, Stream
 from audit_middleware.collector.monitor.joining import Joined, Joining
 from audit_middleware.collector.monitor.matrix import Matrix, Matrixed
-from audit_middleware.collector.monitor.peers import Peers
+from audit_middleware.collector.monitor.peers import Peers, is_of_peer
 from audit_middleware.collector.monitor.ranges import Range
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector_record import ConflictFound, GapFound, Ingested, Quarantined, Reviewed
@@ -57,6 +57,7 @@ class Watch:
     ) -> None:
         state = state or WatchState()
         self.peers = Peers(settings)
+        self.peers.restart(now)
         self._missing = missing
         self._doubtful: dict[str, str] = {}
         self.book = FindingBook(state.book)
@@ -113,15 +114,19 @@ class Watch:
             return []
         return judged.on_entries(self.book, entries, self._rules, now.text)
 
-    def tick(self, now: Now, *, is_listening: bool = True, is_watching: bool = True) -> list[Transition]:
+    def tick(
+        self, now: Now, *, is_listening: bool = True, is_hearing: bool = True, is_watching: bool = True
+    ) -> list[Transition]:
         """Apply the rules that time is part of; call it about once a second, with everything heard before.
 
-        Where another collector watches for all, what it finds is heard from its ledger.
+        Other collectors are heard of, with ``is_hearing``, also while nothing is committed here. Where another one
+        watches for all, what it finds is heard from its ledger.
         """
         passed = now.mono - self._last.mono
+        if not is_hearing or passed > BREAK_SECONDS:
+            self.peers.restart(now)
         if not is_listening or passed > BREAK_SECONDS:
             self.hearing.restart(now)
-            self.peers.restart(now)
             self.joining.restart(now)
         else:
             hour = int(now.wall) // rules.HOUR
@@ -134,6 +139,7 @@ class Watch:
         if is_watching:
             conditions = self._conditions(now)
             moved += [each for kind, seen in conditions for each in self._reconcile(kind, seen, now)]
+            moved += self._judge_peers(now)
             for stream in list(rules.given_up(self.hearing, self._settings, now)):
                 moved += self._give_up(stream, now)
             moved += self.joining.judge(self.book, now) if self._is_alone else []
@@ -161,10 +167,15 @@ class Watch:
         yield "volume", rules.volumes(hearing, settings, now)
         if hearing.listened(now) >= settings.settle_seconds:
             yield "missing_service", rules.missing_services(hearing, settings)
-            yield "silence", rules.silences(hearing, now) + self.peers.absences(now)
+            yield "silence", rules.silences(hearing, now)
 
     def _reconcile(self, kind: str, seen: list[Observation], now: Now) -> list[Transition]:
-        return self.book.reconcile(kind, seen, now.text)
+        return self.book.reconcile(kind, seen, now.text, lambda about: kind != "silence" or not is_of_peer(about))
+
+    def _judge_peers(self, now: Now) -> list[Transition]:
+        if now.mono - self.peers.since < self._settings.settle_seconds:
+            return []
+        return self.book.reconcile("silence", self.peers.absences(now), now.text, is_of_peer)
 
     def _hear_life(self, frame: Frame, payload: Payload, now: Now) -> list[Transition]:
         stream = self.hearing.hear_life(frame, payload, now)

@@ -181,10 +181,9 @@ class Watcher:
         """
         watch, fleet = self._watching, self._fleet
         was_watching, was_hearing = fleet.is_watching, fleet.is_hearing
-        heard_for = watch.hearing.listened(now)
-        for told in fleet.listen(
-            self._catching_up.sizes, now, heard_for, is_listening=is_listening, stopping=self._stopping
-        ):
+        heard_for, is_last = watch.hearing.listened(now), self._hall.is_taking() and watch.peers.are_away
+        sizes, stopping = self._catching_up.sizes, self._stopping
+        for told in fleet.listen(sizes, now, heard_for, is_listening=is_listening, is_last=is_last, stopping=stopping):
             self._emit(watch.hear(told.group, self._clock(), is_elsewhere=True))
             for altered in told.altered:
                 self._emit(watch.see(altered, now))
@@ -221,8 +220,8 @@ class Watcher:
         is_listening = self._hall.is_listening()
         is_hearing = self._listen_elsewhere(now, is_listening=is_listening)
         self._become_ready(is_hearing=is_hearing)
-        is_listening &= is_hearing
-        self._emit(watch.tick(now, is_listening=is_listening, is_watching=self._fleet.is_watching))
+        listens, watches = is_listening and is_hearing, self._fleet.is_watching
+        self._emit(watch.tick(now, is_listening=listens, is_hearing=is_hearing, is_watching=watches))
         self.since, self.services = spell(watch.hearing.since.wall), watch.hearing.overview(now)
         self._say()
         self._publish()

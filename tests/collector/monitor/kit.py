@@ -32,6 +32,7 @@ class Stand:
         self._opened.desk.clock = lambda: self.now.wall
         self._opened.desk.on_commit = self._hear
         self.watch = Watch(self.settings, self.finder, self.now)
+        self.is_listening = lambda: True
 
     def close(self):
         self.finder.close()
@@ -70,7 +71,7 @@ class Stand:
             if passed * step % BEAT_SECONDS == 0:
                 for app in beating:
                     app.beat()
-            self.moved += self.watch.tick(self.now)
+            self.moved += self.watch.tick(self.now, is_listening=self.is_listening())
 
     def jump(self, seconds):
         """Nothing runs for a while: the machine sleeps, or the process is stopped."""

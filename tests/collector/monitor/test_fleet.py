@@ -58,8 +58,9 @@ class Simulated:
             raise StoreUnavailable("away")
 
 
-def hear(fleet, sizes, *, heard_for=100.0, is_listening=True):
-    return list(fleet.listen(sizes, NOW, heard_for, is_listening=is_listening, stopping=threading.Event()))
+def hear(fleet, sizes, *, heard_for=100.0, is_listening=True, is_last=False):
+    told = fleet.listen(sizes, NOW, heard_for, is_listening=is_listening, is_last=is_last, stopping=threading.Event())
+    return list(told)
 
 
 def finding(kind, log=None):
@@ -98,6 +99,14 @@ def test_one_that_listens_for_a_moment_or_takes_nothing_does_not_watch():
     hear(fleet, {}, heard_for=FRESH_SECONDS)
     assert fleet.is_watching
     hear(fleet, {}, heard_for=0.0)
+    assert fleet.is_watching
+    hear(fleet, {}, is_listening=False)
+    assert not fleet.is_watching
+
+
+def test_one_that_commits_nothing_watches_if_nobody_else_is_there_to():
+    fleet = Fleet(Simulated())
+    assert hear(fleet, {}, is_listening=False, is_last=True) == []
     assert fleet.is_watching
     hear(fleet, {}, is_listening=False)
     assert not fleet.is_watching
@@ -156,8 +165,11 @@ def test_a_collector_is_away_when_it_says_nothing_new_and_back_when_it_does():
     assert peers.absences(at(29)) == []
     (absent,) = peers.absences(at(30))
     assert (absent.kind, absent.about, absent.service) == ("silence", "collector two.test", "audit-collector")
+    assert peers.are_away
     assert peers.meet({"two.test": Presence(2, False)}, at(31)) == ["two.test"]
     assert peers.absences(at(31)) == []
+    assert not peers.are_away
+    assert not Peers(MonitorSettings()).are_away
 
 
 def test_a_collector_that_said_goodbye_is_not_waited_for_but_its_streams_get_time():
