@@ -160,11 +160,8 @@ class Connection:
         if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
             return
         exchange.failed(error)
-        if exchange.status is None:
-            if _is_answered_outside(self._scope):
-                exchange.is_status_unknown = True
-            else:
-                exchange.status = 500  # what every server answers for an exception before the response began
+        if exchange.status is None and not _is_answered_outside(self._scope):
+            exchange.status = 500  # what every server answers for an exception before the response began
 
     async def finish(self) -> bool:
         """Close the exchange and append its record; say whether the answer may be completed."""
