@@ -197,7 +197,7 @@ class Connection:
         identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
         if self._seq == _NOT_APPENDED and identify is not None:
             try:
-                exchange.principal = await identified_async(identify, self._scope)
+                exchange.principal = await identified_async(identify, self._scope, self._observer.patience)
             except BaseException:  # the client has gone, and the server gives up: on record all the same
                 exchange.principal = FAILED
                 raise
