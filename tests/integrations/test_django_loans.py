@@ -46,15 +46,17 @@ class Hanging:
         assert self.ended.wait(10)
 
 
-def asked(function, tmp_path, view=lambda: None):
+def asked(function, tmp_path, view=lambda: ""):
     """Serve one request whose view calls ``view``, and name its principal by ``function``; return the record."""
     from django.http import HttpResponse
-    from django.test import RequestFactory, override_settings
+    from django.test import Client, override_settings
+    from django.urls import path
 
-    from audit_integrations.django import AuditMiddleware
+    class Urls:
+        urlpatterns = (path("x", lambda request: HttpResponse(view())),)
 
-    with override_settings(AUDIT={"PIPELINE": make_pipeline(tmp_path), "IDENTIFY": function}):
-        assert AuditMiddleware(lambda request: HttpResponse(view()))(RequestFactory().get("/x")).status_code == 200
+    with override_settings(AUDIT={"PIPELINE": make_pipeline(tmp_path), "IDENTIFY": function}, ROOT_URLCONF=Urls):
+        assert Client().get("/x").status_code == 200
     return records(tmp_path)[-1]
 
 
@@ -73,7 +75,8 @@ def test_an_identify_that_hangs_is_given_up_and_the_request_keeps_its_connection
     assert (users.count(), connection.connection) == before
 
 
-def test_what_a_view_has_not_committed_when_identify_hangs_is_committed(tmp_path, users):
+@pytest.mark.parametrize("is_of_request", [False, True])
+def test_what_a_view_has_not_committed_when_identify_hangs_is_committed(tmp_path, users, monkeypatch, is_of_request):
     """An event inside the transaction of a view asks who acts."""
     from django.db import connection, transaction
 
@@ -82,7 +85,10 @@ def test_what_a_view_has_not_committed_when_identify_hangs_is_committed(tmp_path
     done = []
     hanging = Hanging(after=lambda: transaction.atomic().__enter__())
 
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", is_of_request)
+
     def view():
+        assert connection.in_atomic_block is is_of_request
         with transaction.atomic():
             users.create(username="lent-1")
             transaction.on_commit(lambda: done.append("committed"))
@@ -90,10 +96,10 @@ def test_what_a_view_has_not_committed_when_identify_hangs_is_committed(tmp_path
             users.create(username="lent-2")
             hanging.finish()
             users.create(username="lent-3")
-        assert connection.get_autocommit()
         return ""
 
     asked(hanging, tmp_path, view)
+    assert connection.get_autocommit()
     assert done == ["committed"]
     assert users.filter(username__startswith="lent").count() == 3
     assert records(tmp_path, "event")[-1]["principal"]["id"] == "unknown"
