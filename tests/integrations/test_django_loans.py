@@ -1,7 +1,9 @@
 """Django's ``IDENTIFY`` uses the connections of the request, and a request that gives it up loses nothing by that."""
 
+import asyncio
 import contextlib
 import threading
+import unittest
 
 import pytest
 
@@ -167,6 +169,42 @@ def test_an_identify_inside_the_database_is_waited_for_in_a_transaction_only(tmp
         if is_atomic:
             assert connection.connection is before
         before = connection.connection
+
+
+@pytest.mark.anyio
+async def test_an_identify_that_hangs_does_not_hold_djangos_thread_for_sync_code(tmp_path, users):
+    from asgiref.sync import sync_to_async
+    from django.test import AsyncClient, override_settings
+
+    hanging = Hanging()
+    with override_settings(AUDIT={"PIPELINE": make_pipeline(tmp_path), "IDENTIFY": hanging}):
+        answer = await asyncio.wait_for(AsyncClient().get("/async-hello"), 5)
+    assert answer.status_code == 200
+    assert await asyncio.wait_for(sync_to_async(users.count)(), 5)
+    assert records(tmp_path)[-1]["principal"]["id"] == "unknown"
+    hanging.finish()
+
+
+def test_in_a_test_case_of_django_the_database_is_as_it_was(tmp_path, users):
+    from django.db import connection, transaction
+    from django.test import TestCase
+
+    class Case(TestCase):
+        def test(self):
+            users.create(username="lent-8")
+            hanging = Hanging(before=users.count, after=users.count)
+            asked(hanging, tmp_path)
+            hanging.finish()
+            assert users.filter(username="lent-8").exists()
+            with self.captureOnCommitCallbacks() as callbacks:
+                asked(lambda request: transaction.on_commit(str) or "x", tmp_path)
+            assert callbacks == [str]
+
+    result = unittest.TestResult()
+    unittest.TestSuite([Case("test")]).run(result)
+    assert (result.errors, result.failures) == ([], [])
+    assert not users.filter(username="lent-8").exists()
+    assert not connection.in_atomic_block
 
 
 def test_what_identify_changes_is_of_the_request(tmp_path, users):

@@ -41,12 +41,12 @@ class Loan:
 
     def use(self, function: Callable[[HttpRequest], object], request: HttpRequest) -> object:
         """Call ``function``, on the other thread."""
-        with self._changed:
-            if not self._is_waited_for:
-                return FAILED
-            for each in self._lent:
-                connections[each.alias] = each.begin()
         try:
+            with self._changed:
+                if not self._is_waited_for:
+                    return FAILED
+                for each in self._lent:
+                    connections[each.alias] = each.begin()
             return function(request)
         finally:
             with self._changed:
@@ -90,7 +90,7 @@ class _Lent:
 
     def give_back(self) -> None:
         """The function ended: the request goes on where it left off, if it still waits."""
-        if not self._is_over:
+        if self._copy is not None and not self._is_over:
             self._is_over = True
             _move(self._copy, self._own)
             self._copy.connection = None
