@@ -16,7 +16,7 @@ from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.data import DataTrail, Rows, Transaction
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
-from audit_middleware.capture.identify import FAILED, identified, identified_async
+from audit_middleware.capture.identify import FAILED, Patience, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
 from audit_middleware.capture.routing import ROUTE, VIEW
@@ -42,6 +42,7 @@ __all__ = [
     "Exchange",
     "Observer",
     "Outgoing",
+    "Patience",
     "Rows",
     "Runs",
     "Transaction",

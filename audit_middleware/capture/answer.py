@@ -110,7 +110,7 @@ class Answer:
         self._describe()
         identify, exchange = self._observer.identify, self._exchange
         if identify is not None and exchange.principal is None:
-            exchange.principal = identified(identify, self._subject)
+            exchange.principal = identified(identify, self._subject, self._observer.patience)
         return self._pipeline.conclude(exchange)
 
     async def finish_async(self) -> bool:
@@ -118,7 +118,7 @@ class Answer:
         self._describe()
         identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
         if identify is not None and exchange.principal is None:
-            exchange.principal = await identified_async(identify, self._subject)
+            exchange.principal = await identified_async(identify, self._subject, self._observer.patience)
         seq = pipeline.complete(exchange)
         return seq is not None and await pipeline.released(seq, exchange)
 

@@ -160,11 +160,8 @@ class Connection:
         if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
             return
         exchange.failed(error)
-        if exchange.status is None:
-            if _is_answered_outside(self._scope):
-                exchange.is_status_unknown = True
-            else:
-                exchange.status = 500  # what every server answers for an exception before the response began
+        if exchange.status is None and not _is_answered_outside(self._scope):
+            exchange.status = 500  # what every server answers for an exception before the response began
 
     async def finish(self) -> bool:
         """Close the exchange and append its record; say whether the answer may be completed."""
@@ -200,7 +197,7 @@ class Connection:
         identify, exchange, pipeline = self._observer.identify, self._exchange, self._pipeline
         if self._seq == _NOT_APPENDED and identify is not None:
             try:
-                exchange.principal = await identified_async(identify, self._scope)
+                exchange.principal = await identified_async(identify, self._scope, self._observer.patience)
             except BaseException:  # the client has gone, and the server gives up: on record all the same
                 exchange.principal = FAILED
                 raise

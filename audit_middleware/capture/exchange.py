@@ -83,9 +83,8 @@ class Exchange(AllowedParts):
     is_refused = False
     """Whether the view did not run because of its own policy, and the client is to be told so."""
     is_attempt_lost = False
-    is_status_unknown = False
-    """Whether something answers an exception where nobody of ours can see it."""
     status: int | None = None
+    """None also where something else answers: an exception, or an app that did not, as servers see fit."""
     response_bytes = 0
     ended: Ended = "complete"
     attempt: int | None = None
@@ -192,7 +191,7 @@ class Exchange(AllowedParts):
         action = self._said_action(notes) if self.action is not None else ""
         reason = notes.cut(notes.text(self.reason, "reason"), MAX_REASON, "reason") if self.reason is not None else None
         details = self._details(notes) if self.details or self.parameters else None
-        if self.unread or self.is_status_unknown or self.context_defect is not None or REPLACED in path:
+        if self.status is None or self.unread or self.context_defect is not None or REPLACED in path:
             notes.defects += self._unknown()
         trace = self._trace(notes)
         http = Http(
@@ -244,7 +243,8 @@ class Exchange(AllowedParts):
         return Cause(context.service, context.request_id, context.span_id) if context is not None else None
 
     def _unknown(self) -> list[str]:
-        found = [*(["http.status"] if self.is_status_unknown else []), *(f"details.{where}" for where in self.unread)]
+        is_answered = self.status is not None or self.ended == "disconnected" or self.is_websocket
+        found = [*([] if is_answered else ["http.status"]), *(f"details.{where}" for where in self.unread)]
         found += ["http.path"] if REPLACED in self.path else []
         return found if self.context_defect is None else [*found, self.context_defect]
 

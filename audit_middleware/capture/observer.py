@@ -13,6 +13,7 @@ from audit_middleware.capture.carrying import CALL_AGE, Replays, believe, call_p
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.identify import Patience
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
@@ -57,6 +58,7 @@ class Observer:
             self.settings, self._keyring = _configured(settings)
         self.pipeline = pipeline
         self.identify = identify
+        self.patience = Patience()
         self.query_parameters = self.settings.query_parameters
         self.request_id_header = self.settings.request_id_header
         self.header_name = self.request_id_header.lower().encode()

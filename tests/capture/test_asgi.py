@@ -202,6 +202,17 @@ async def test_a_cancelled_request_is_recorded(tmp_path):
     assert harness.record["http"]["ended"] == "exception"
 
 
+async def test_an_app_that_returns_without_an_answer_is_a_failure_and_a_defect(tmp_path):
+    async def app(scope, receive, send):
+        pass
+
+    harness = Harness(tmp_path, app)
+    await harness(harness.scope())
+    record = harness.record
+    assert (record["http"].get("status"), record["outcome"]) == (None, "failure")
+    assert "http.status" in record["defects"]
+
+
 async def test_head_counts_no_body_bytes(tmp_path):
     harness = Harness(tmp_path, hello)
     await harness(harness.scope("HEAD"))

@@ -1,7 +1,7 @@
 """An organisation's own rules: what breaks them is on record all the same, with the rule among its defects."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_middleware import AuditRecord, ConfigurationError, Principal, Resource, audited, current_audit
@@ -77,6 +77,7 @@ def test_what_nobody_could_name_needs_no_name(rules):
     assert rules.broken_by(record("GET /health")) == []
 
 
+@settings(deadline=None)  # it reads a file each time, on a machine that may have other things to do
 @given(action=st.text(max_size=40), reason=st.none() | st.text(max_size=5))
 def test_no_record_makes_a_rule_raise_and_rules_only_add_defects(tmp_path_factory, action, reason):
     path = tmp_path_factory.getbasetemp() / "rules.toml"

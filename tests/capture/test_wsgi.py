@@ -233,6 +233,35 @@ def test_an_exception_while_iterating_or_closing_is_recorded_and_raised(tmp_path
         assert server.record["outcome"] == "failure"
 
 
+@pytest.mark.parametrize("result", [[], [b"a"], iter([b"a"])])
+@pytest.mark.parametrize("status", [None, "abc"])
+def test_an_answer_without_a_status_is_a_failure_and_a_defect(tmp_path, status, result):
+    """Servers answer 500, or "HTTP/1.1 None", or the bare body."""
+
+    def app(environ, start_response):
+        if status is not None:
+            start_response(status, [])
+        return result
+
+    server = Server(tmp_path, app)
+    server()
+    record = server.record
+    assert (record["http"].get("status"), record["outcome"]) == (None, "failure")
+    assert "http.status" in record["defects"]
+
+
+def test_a_client_that_leaves_before_there_is_an_answer_is_no_defect(tmp_path):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+
+    server = Server(tmp_path, app)
+    server.middleware(server.environ(), server.start_response).close()
+    record = server.record
+    assert (record["http"].get("status"), record["http"]["ended"]) == (None, "disconnected")
+    assert "http.status" not in record.get("defects", [])
+
+
 def test_start_response_twice_with_exc_info_replaces_the_status(tmp_path):
     def app(environ, start_response):
         start_response("200 OK", [])

@@ -31,6 +31,11 @@ TOKENS = [
     TokenSetting(name="plain", services=["*"], roles=["reader"], token="plain-0123456789abcdef"),
 ]
 
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
 
 class Authority:
     """A CA of the test's own that makes certificates."""
@@ -60,8 +65,14 @@ class Authority:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(days=2))
         builder = builder.not_valid_after(now + dt.timedelta(days=days))
+        # the key identifiers and the key usage of a CA are what OpenSSL asks for where CPython 3.13 tells it to be strict
+        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(issued_by, critical=False).add_extension(own, critical=False)
         if extension is not None:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        if isinstance(extension, x509.BasicConstraints):
+            builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
         return builder.sign(self.key, hashes.SHA256())
 
 

@@ -19,6 +19,7 @@ def django_project(tmp_path_factory):
     django.setup()
     database = Path(settings.DATABASES["default"]["NAME"])
     database.unlink(missing_ok=True)
+    call_command("migrate", "auth", verbosity=0)  # what apps without migrations refer to
     call_command("migrate", verbosity=0, run_syncdb=True)
     from django.contrib.auth.models import User
     from django.test import override_settings

@@ -4,10 +4,10 @@ import flask
 import pytest
 from flask import Blueprint, Flask, Response, g, stream_with_context
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
-from flask_login import LoginManager, UserMixin, login_required, login_user, logout_user
+from flask_login import LoginManager, UserMixin, encode_cookie, login_required, login_user, logout_user
 
 from audit_integrations.flask import Audit
-from audit_middleware import ConfigurationError, current_audit
+from audit_middleware import ConfigurationError, current_audit, events
 from tests.capture.kit import make_pipeline, records
 
 
@@ -145,6 +145,61 @@ def test_the_owner_of_a_session_that_nobody_asked_for_is_the_principal(app, audi
     client.get("/public")
     said = [(r["principal"]["id"], r["principal"]["auth"]) for r in records(tmp_path)]
     assert said == [("anonymous", "none"), ("alice", "session"), ("alice", "session")]
+
+
+@pytest.mark.parametrize("name", ["remember_token", "stay"])
+def test_who_is_remembered_by_a_cookie_that_nobody_asked_for_is_unknown_and_a_defect(app, audited, tmp_path, name):
+    if name != "remember_token":
+        app.config["REMEMBER_COOKIE_NAME"] = name
+    with_login(app)
+
+    @app.get("/fails")
+    def fails():
+        raise ValueError
+
+    @app.get("/event")
+    def event():
+        events.exported("orders", rows=1, to="csv")
+        return "x"
+
+    @app.get("/refused")
+    def refused():
+        return "who?", 401
+
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    client = audited()
+    with app.test_request_context():
+        client.set_cookie(name, encode_cookie("alice"))
+    paths = ("/public", "/fails", "/event", "/refused")
+    answers = [client.get(path).headers for path in paths]
+    assert not any("Set-Cookie" in headers for headers in answers)
+    said = [(r["principal"]["id"], "principal.id" in r.get("defects", [])) for r in records(tmp_path)]
+    assert said == [("unknown", True)] * 3 + [("anonymous", False)]
+    assert records(tmp_path, "event")[0]["principal"]["id"] == "unknown"
+    client.get("/mine")
+    assert records(tmp_path)[-1]["principal"]["id"] == "alice"
+    client.post("/logout")
+    client.get("/public")
+    assert [(r["principal"]["id"], r.get("defects")) for r in records(tmp_path)[-2:]] == [
+        ("alice", None), ("anonymous", None),
+    ]  # fmt: skip
+
+
+def test_a_forged_cookie_that_flask_login_was_asked_about_is_anonymous(app, audited, tmp_path):
+    with_login(app)
+    client = audited()
+    client.set_cookie("remember_token", "alice|forged")
+    client.get("/mine")
+    assert record_of(tmp_path)["principal"]["id"] == "anonymous"
+
+
+def test_identify_names_whom_a_cookie_remembers(app, tmp_path):
+    with_login(app)
+    Audit(app, pipeline=make_pipeline(tmp_path), identify=lambda environ: "bob")
+    client = app.test_client()
+    client.set_cookie("remember_token", "alice|x")
+    client.get("/public")
+    assert record_of(tmp_path)["principal"]["id"] == "bob"
 
 
 def test_a_session_that_cannot_be_read_is_a_defect_and_no_error(app, audited, tmp_path):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
+from types import ModuleType
 from typing import Any, Final
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.contrib.admindocs.views import simplify_regex
 from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
+from django.utils import decorators
 from django.views.decorators import http
 
 from audit_integrations.django.conf import project_name
@@ -115,17 +117,26 @@ def _unnamed(pattern: URLPattern, above: tuple[URLResolver, ...]) -> int:
 
 
 def _methods_of(view: object) -> list[str]:
-    """Return the methods that a view takes: those a class has, or those a decorator of Django lets through."""
-    required = _required_of(view)
+    """Return the methods that a view takes: those a class has, or those decorators of Django let through."""
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is None:
-        return required or [ANY]
+        return _required_of(view) or [ANY]
+    required = _in_all([_required_of(view), _required_of(getattr(view_class, "dispatch", None))])
     actions = getattr(view, "actions", None)  # of a view set of Django REST framework
-    names: Any = actions if isinstance(actions, Mapping) else [name for name in _NAMES if hasattr(view_class, name)]
+    handlers: Any = actions if isinstance(actions, Mapping) else {name: name for name in _NAMES}
     given: Mapping[str, Any] = getattr(view, "view_initkwargs", None) or getattr(view, "initkwargs", None) or {}
     allowed: Any = given.get("http_method_names") or getattr(view_class, "http_method_names", _NAMES)
-    found = [name.upper() for name in _NAMES if name in names and name in allowed]
+    found = [name.upper() for name in _NAMES if name in allowed and _handles(view_class, name, handlers.get(name))]
     return [method for method in found if not required or method in required] or required or [ANY]
+
+
+def _handles(view_class: object, name: str, handler: object) -> bool:
+    """Say whether a class has a handler for a method, and no decorator on that keeps the method out."""
+    function = getattr(view_class, handler, None) if isinstance(handler, str) else None
+    if function is None:
+        return False
+    required = _required_of(function)
+    return not required or name.upper() in required
 
 
 def _required_of(view: object) -> list[str]:
@@ -134,23 +145,39 @@ def _required_of(view: object) -> list[str]:
     They leave it nowhere but in their closures. What is there in another shape than they are documented to leave says
     nothing: a view that is listed as taking any method is covered by each of them.
     """
-    found: list[str] = []
+    found: list[list[str]] = []
     for _ in range(_MAX_DECORATORS):
-        told = _told(view)
-        if told:
-            found = [method for method in found if method in told] if found else told
+        found.append(_told(view))
+        found += [_told(decorator) for decorator in _on_method(view)]
         view = getattr(view, "__wrapped__", None)
-    return found
+    return _in_all(found)
+
+
+def _in_all(lists: list[list[str]]) -> list[str]:
+    """Return what is in each of the lists that say something."""
+    said = [each for each in lists if each]
+    return [method for method in said[0] if all(method in each for each in said)] if said else []
 
 
 def _told(view: object) -> list[str]:
-    """Return the methods that one wrapper of ``require_http_methods`` was told."""
-    if not inspect.isfunction(view) or view.__globals__ is not vars(http):
-        return []
-    try:
-        told = inspect.getclosurevars(view).nonlocals.get("request_method_list")
-    except ValueError:  # a cell of the closure is empty
-        return []
+    """Return the methods that ``require_http_methods`` was told, from the decorator it made or what that made."""
+    told = _enclosed(view, http).get("request_method_list")
     if not isinstance(told, list | tuple | set | frozenset) or not all(isinstance(each, str) for each in told):
         return []
     return [method for method in dict.fromkeys(told) if method != "HEAD" or "GET" not in told]
+
+
+def _on_method(method: object) -> list[object]:
+    """Return the decorators that ``method_decorator`` put on a method; they are applied when it is called."""
+    found = _enclosed(method, decorators).get("decorators")
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def _enclosed(function: object, module: ModuleType) -> Mapping[str, object]:
+    """Return what a function that ``module`` made has in its closure."""
+    if not inspect.isfunction(function) or function.__globals__ is not vars(module):
+        return {}
+    try:
+        return inspect.getclosurevars(function).nonlocals
+    except ValueError:  # a cell of the closure is empty
+        return {}

@@ -33,6 +33,8 @@ __all__ = ["Audit", "entry_points"]
 LOGGER: Final = logging.getLogger("audit_middleware")
 _EXTENSION: Final = "audit"
 _VARIABLES: Final = {variable(name): name for name in SETTINGS}
+_UNAUTHORIZED: Final = 401
+_REMEMBER_COOKIE: Final = "remember_token"  # what Flask-Login calls it when the config does not
 _SIGNED_OUT: Final = "_audit_signed_out"
 _FOLLOWED: Final[weakref.WeakSet[Flask]] = weakref.WeakSet()
 """Apps whose sign-outs are followed."""
@@ -109,7 +111,7 @@ def _note_route(app: Flask, **_: object) -> None:
         environ[VIEW] = app.view_functions.get(rule.endpoint)
     exchange = exchange_at_hand()
     if exchange is not None:
-        exchange.ask_user = _user
+        exchange.ask_user = _known_user
     if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
         _FOLLOWED.add(app)
         sys.modules["flask_login"].user_logged_out.connect(_note_signed_out, app)
@@ -123,18 +125,34 @@ def _note_signed_out(_app: Flask, user: object, **_: object) -> None:
 
 
 def _note_user(response: Response) -> Response:
-    audit = current_audit()
-    if audit.principal is None:
-        audit.principal = _user()
+    _note_who(is_refused=response.status_code == _UNAUTHORIZED)
     return response
 
 
 def _note_failure(_app: Flask, exception: BaseException, **_: object) -> None:
     """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not."""
-    audit = current_audit()
-    audit.failed(exception)
+    current_audit().failed(exception)
+    _note_who(is_refused=False)
+
+
+def _note_who(*, is_refused: bool) -> None:
+    audit, exchange = current_audit(), exchange_at_hand()
     if audit.principal is None:
         audit.principal = _user()
+        if exchange is not None and audit.principal is None and not is_refused and _is_remembered():
+            exchange.user = FAILED  # unless ``identify`` knows better
+
+
+def _known_user() -> object:
+    user = _user()
+    return FAILED if user is None and _is_remembered() else user
+
+
+def _is_remembered() -> bool:
+    """Say whether Flask-Login's cookie says who it is, and nobody asked: loading the user would begin a session."""
+    if not hasattr(flask.current_app, "login_manager") or g.get("_login_user") is not None:
+        return False
+    return flask.current_app.config.get("REMEMBER_COOKIE_NAME", _REMEMBER_COOKIE) in flask.request.cookies
 
 
 def _user() -> object:

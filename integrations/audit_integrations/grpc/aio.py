@@ -142,7 +142,7 @@ async def _concluded(served: Served) -> bool:
     served.end()
     identify, exchange = served.observer.identify, served.exchange
     if identify is not None and exchange.principal is None:
-        exchange.user = await identified_async(identify, served.context)
+        exchange.user = await identified_async(identify, served.context, served.observer.patience)
     seq = served.pipeline.complete(exchange)
     return seq is not None and await served.pipeline.released(seq, exchange)
 

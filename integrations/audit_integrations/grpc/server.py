@@ -151,5 +151,5 @@ def _concluded(served: Served) -> bool:
     served.end()
     identify, exchange = served.observer.identify, served.exchange
     if identify is not None and exchange.principal is None:
-        exchange.user = identified(identify, served.context)
+        exchange.user = identified(identify, served.context, served.observer.patience)
     return served.pipeline.conclude(exchange)

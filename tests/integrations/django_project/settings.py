@@ -1,5 +1,6 @@
 """Settings of the test project."""
 
+import json
 import os
 import tempfile
 
@@ -46,5 +47,7 @@ DATABASES = {
         "NAME": os.path.join(tempfile.gettempdir(), f"audit-ready-tests-{os.getpid()}.sqlite"),
     }
 }
+if "TEST_DATABASE" in os.environ:  # a PostgreSQL
+    DATABASES["default"] = json.loads(os.environ["TEST_DATABASE"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast; guards nothing here
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
