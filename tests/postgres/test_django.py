@@ -1,6 +1,5 @@
 """What Django's ``IDENTIFY`` may do to a request, with the connections of PostgreSQL; the claims are of `test_django_loans`."""
 
-import importlib.util
 import json
 import os
 import secrets
@@ -11,7 +10,6 @@ import psycopg
 import pytest
 
 pytestmark = pytest.mark.postgres
-POOL = pytest.mark.skipif(importlib.util.find_spec("psycopg_pool") is None, reason="psycopg has no pool here")
 
 
 @pytest.mark.parametrize(
@@ -19,8 +17,8 @@ POOL = pytest.mark.skipif(importlib.util.find_spec("psycopg_pool") is None, reas
     [
         {},
         {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True},
-        pytest.param({"OPTIONS": {"pool": True}}, marks=POOL),
-        pytest.param({"OPTIONS": {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}}}, marks=POOL),
+        {"OPTIONS": {"pool": True}},
+        {"OPTIONS": {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}}},
     ],
     ids=str,
 )

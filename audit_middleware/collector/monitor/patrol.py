@@ -26,6 +26,8 @@ NEWEST: Final = 16
 """Bundles at the end of a log that are looked at again and again, `AT_ONCE` of them at a time, the last one always."""
 
 AT_ONCE: Final = 5
+FEW_AT_ONCE: Final = 3
+"""Where reads cost what a busy collector needs itself."""
 
 
 class Damage(NamedTuple):
@@ -161,11 +163,11 @@ def check_archived(log: PatrolledLog, key: str, suspects: set[Unit]) -> Damage |
     return None
 
 
-def newest(size: int, turn: int) -> list[Unit]:
-    """Return the bundles at the end of a log to look at this time; all of them in four times."""
+def newest(size: int, turn: int, count: int = AT_ONCE) -> list[Unit]:
+    """Return ``count`` bundles at the end of a log to look at this time; all of them in four times, of few in eight."""
     last = (size - 1) // WIDTH
     others = min(NEWEST - 1, last)
-    behind = [last - 1 - (turn * (AT_ONCE - 1) + number) % others for number in range(AT_ONCE - 1)] if others else []
+    behind = [last - 1 - (turn * (count - 1) + number) % others for number in range(count - 1)] if others else []
     return [Unit(0, number) for number in dict.fromkeys([last, *behind])]
 
 

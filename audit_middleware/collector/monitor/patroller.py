@@ -17,6 +17,8 @@ import msgspec
 from audit_middleware.collector.monitor.clock import spell
 from audit_middleware.collector.monitor.memory import Patrolled
 from audit_middleware.collector.monitor.patrol import (
+    AT_ONCE,
+    FEW_AT_ONCE,
     Damage,
     PatrolledLog,
     Unit,
@@ -38,6 +40,10 @@ WORM_SECONDS: Final = 60.0
 REMOTE_TURNS: Final = 3
 """Where a read is a request over a network, what is new is looked at in every third turn: still within five seconds."""
 
+BUSY_ENTRIES: Final = 500
+"""While a log grows by more in a turn, a store over a network is read less: the collector's processor is wanted."""
+
+BUSY_TURNS: Final = 8
 SHARE: Final = 0.5
 """Of each second at most; a slow disk is given its rest."""
 
@@ -129,6 +135,8 @@ class Patroller:
         self._is_stuck = False
         self._reached: set[str] = set()
         self._turns = 0
+        self._size = 0
+        self._is_sparing = False
         self._pass_at = 0.0
         self._worm_at = 0.0
         self._stopping = threading.Event()
@@ -167,9 +175,15 @@ class Patroller:
         if began >= self._worm_at:
             self._worm_at = began + WORM_SECONDS
             self._ask_stores()
-        if all(self._reach(log) for log in self._logs()):
+        logs = list(self._logs())
+        self._is_sparing = self._grows_fast(logs) and any(read_cost(log.store) for log in logs)
+        if all(self._reach(log) for log in logs) and not (self._is_sparing and self._turns % BUSY_TURNS):
             self._go_on(began)
         self._turns += 1
+
+    def _grows_fast(self, logs: Sequence[PatrolledLog]) -> bool:
+        before, self._size = self._size, sum(log.checkpoint().size for log in logs)
+        return self._size - before > BUSY_ENTRIES
 
     def _ask_commits(self) -> None:
         now = self._commits.report if self._commits is not None else None
@@ -223,7 +237,7 @@ class Patroller:
         known: dict[str, bytes] = {}
         for damage in check_edge(log, known):
             self._tell(log, damage)
-        for unit in newest(log.checkpoint().size, number):
+        for unit in newest(log.checkpoint().size, number, FEW_AT_ONCE if self._is_sparing else AT_ONCE):
             self._check(log, unit, known)
 
     def _begin_pass(self) -> bool:

@@ -19,7 +19,7 @@ from audit_middleware.collector.monitor.patrol import (
     newest,
     units,
 )
-from audit_middleware.collector.monitor.patroller import PassEnded, Patroller, Sound
+from audit_middleware.collector.monitor.patroller import BUSY_ENTRIES, PassEnded, Patroller, Sound
 from audit_middleware.collector.storage.files import FileStore
 from audit_middleware.errors import StorageError, StoreUnavailable
 from audit_middleware.tlog.merkle import leaf_hash
@@ -341,6 +341,20 @@ def test_a_pass_over_a_network_keeps_to_a_rate_that_counts_its_reads(kept):
     assert found == [THERE]
     turns(patroller, clock, 400)
     assert any(isinstance(each, PassEnded) for each in found)
+
+
+def test_a_store_over_a_network_is_read_less_while_its_log_grows_fast(kept):
+    kept.store = Remote(kept.folder / "log")
+    clock, found, read = Clock(), [], []
+    patroller = Patroller(lambda: [kept], 1_000_000, found.append, wall=clock, monotonic=clock)
+    for grown in (BUSY_ENTRIES + 1, BUSY_ENTRIES):
+        before = kept.store.reads
+        for _ in range(12):
+            kept.append(grown, kept.checkpoint().size)
+            turns(patroller, clock, 1)
+        read.append(kept.store.reads - before)
+    assert 0 < read[0] < 0.6 * read[1]
+    assert found == [THERE]
 
 
 def test_new_damage_is_found_in_the_third_turn_over_a_network_too(kept):
