@@ -26,7 +26,7 @@ _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")  # W3C Trace Context, section 3.2
 Search = Callable[[dict[str, Any], int], Iterator[Found]]
 
 
-@click.command("trace")
+@click.command("trace", context_settings={"ignore_unknown_options": True})  # one id in 64 begins with a hyphen
 @click.argument("id_", metavar="ID")
 @click.option("--url", help="The collector (default: AUDIT_COLLECTOR_URL); AUDIT_TOKEN is its token.")
 @click.option(

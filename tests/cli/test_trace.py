@@ -105,6 +105,16 @@ def test_any_id_of_the_story_tells_the_same_story(folder, id_):
     assert run(id_, "--data", folder).stdout == run("o.1", "--data", folder).stdout
 
 
+@pytest.mark.parametrize("id_", ["-uY83zZGs-jm3xifHrm9hA.1", "--Y83zZGs-jm3xifHrm9hA.1", "-jY83zZGs-jm3xifHrm9hA.2"])
+def test_an_id_may_begin_with_a_hyphen_as_base64url_does(tmp_path, id_):
+    app = App()
+    app.request(action="orders.ship", trace={"request_id": id_})
+    with Collector(settings_for(tmp_path)) as collector:
+        collector.deliver(app.lines)
+    done = run(id_, "--data", tmp_path / "data")
+    assert (done.returncode, "orders.ship" in done.stdout) == (0, True), done.stderr
+
+
 def test_json_has_each_step_with_its_place_in_the_tree_and_in_the_ledger(folder):
     said = json.loads(run(TRACE, "--data", folder, "--json").stdout)
     assert said["is_whole"] is True
