@@ -21,12 +21,23 @@ MAX_SEARCHES: Final = 200
 
 NOT_FOUND: Final = 1
 _ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_HYPHENED: Final = re.compile(r"-[A-Za-z0-9_-]{21}\.[0-9a-f]{1,16}")  # the id of a stream, and a counter
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")  # W3C Trace Context, section 3.2.2.3
 
 Search = Callable[[dict[str, Any], int], Iterator[Found]]
 
 
-@click.command("trace", context_settings={"ignore_unknown_options": True})  # one id in 64 begins with a hyphen
+class _Command(click.Command):
+    """Takes a request id that begins with a hyphen for what it is: one in 64 does, and is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ids = [each for each in args if _HYPHENED.fullmatch(each)]
+        if ids and "--" not in args:
+            args = [*(each for each in args if each not in ids), "--", *ids]
+        return super().parse_args(ctx, args)
+
+
+@click.command("trace", cls=_Command)
 @click.argument("id_", metavar="ID")
 @click.option("--url", help="The collector (default: AUDIT_COLLECTOR_URL); AUDIT_TOKEN is its token.")
 @click.option(

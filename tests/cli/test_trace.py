@@ -111,7 +111,9 @@ def test_an_id_may_begin_with_a_hyphen_as_base64url_does(tmp_path, id_):
     app.request(action="orders.ship", trace={"request_id": id_})
     with Collector(settings_for(tmp_path)) as collector:
         collector.deliver(app.lines)
-    done = run(id_, "--data", tmp_path / "data")
+    assert run(id_, "--data", tmp_path / "data").stdout == run("--data", tmp_path / "data", "--", id_).stdout
+    assert "No such option" in run("--nope", "--data", tmp_path / "data").stderr
+    done = run("--data", tmp_path / "data", id_)
     assert (done.returncode, "orders.ship" in done.stdout) == (0, True), done.stderr
 
 
