@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
-from audit_middleware.capture.entry_points import declaration_of, title_of
+from audit_middleware.capture.entry_points import application_of, declaration_of, title_of, view_of
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.identify import Identify
 from audit_middleware.capture.observer import HEADERS, MARK, MAX_PORT, Observer
-from audit_middleware.capture.routing import endpoint_of
 from audit_middleware.pipeline import Pipeline
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -42,6 +41,7 @@ class AuditMiddleware:
         self.app = app
         self._observer = Observer(pipeline, identify, settings)
         self._pipeline: Pipeline | None = None
+        self._application: Any = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Observe one connection."""
@@ -55,8 +55,8 @@ class AuditMiddleware:
         observer = self._observer
         pipeline = self._pipeline or self.pipeline(scope)
         exchange = _begin(observer, pipeline, scope)
-        connection = Connection(observer, pipeline, exchange, scope, receive, send)
-        if not observer.admits(pipeline, exchange, lambda: endpoint_of(scope)):
+        connection = Connection(observer, pipeline, exchange, self._application, scope, receive, send)
+        if not observer.admits(pipeline, exchange, lambda: view_of(self._application, scope)):
             await connection.refuse()
             return
         token = enter(exchange)
@@ -80,7 +80,8 @@ class AuditMiddleware:
         if self._pipeline is None:
             pipeline = self._observer.pipeline_of(lambda: title_of(scope.get("app")) or title_of(self.app))
             try:
-                declaration = declaration_of(self.app, scope)
+                self._application = application_of(self.app, scope)
+                declaration = declaration_of(self._application)
             except Exception as error:  # noqa: BLE001 - an application's own attributes may raise anything
                 pipeline.contain("an inventory", error)
             else:

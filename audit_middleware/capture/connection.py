@@ -28,6 +28,7 @@ class Connection:
     """One connection while it runs: counts what passes, and closes the exchange at the right moment."""
 
     __slots__ = (
+        "_application",
         "_awaits_trailers",
         "_exchange",
         "_initial_root",
@@ -36,23 +37,29 @@ class Connection:
         "_observer",
         "_pipeline",
         "_receive",
-        "_routes",
         "_scope",
         "_send",
         "_seq",
     )
 
     def __init__(
-        self, observer: Observer, pipeline: Pipeline, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+        self,
+        observer: Observer,
+        pipeline: Pipeline,
+        exchange: Exchange,
+        application: object,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._observer = observer
         self._pipeline = pipeline
         self._exchange = exchange
+        self._application = application
         self._scope = scope
         self._receive = receive
         self._send = send
         self._initial_root: str = scope.get("root_path", "")
-        self._routes = getattr(scope.get("app"), "routes", ())
         self._awaits_trailers = False
         self._is_withheld = False
         self._length = b""
@@ -176,7 +183,7 @@ class Connection:
                 exchange.user = scope["user"]
             exchange.path_params = scope.get("path_params")
             if exchange.route is None:
-                exchange.route = route_template(scope, self._initial_root, self._routes)
+                exchange.route = route_template(scope, self._initial_root, self._application)
             if scope.get("endpoint") is not None or exchange.exemption is not None:
                 note_view(exchange, scope.get("endpoint"))
             names = observer.query_parameters + exchange.query_parameters

@@ -5,32 +5,38 @@ Nothing of a framework is imported: whatever has ``routes`` is walked, as `routi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.inventory import installed
+from audit_middleware.capture.routing import application_in, is_view, resolved
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
+FindView = Callable[[Mapping[str, Any]], object]
 
-MAX_WRAPPERS: Final = 50
-"""Middleware around an application, at most, through which it is looked for."""
 
-_known: Final[list[Describe]] = []
+class _Known(NamedTuple):
+    """What an integration knows about one application."""
+
+    declaration: Declaration
+    find_view: FindView
+
+
+_known: Final[dict[Describe, FindView]] = {}
 _DEFAULT_TITLES: Final = frozenset({"", "FastAPI"})
 
 
-def know(describe: Describe) -> None:
+def know(describe: Describe, find_view: FindView) -> None:
     """Ask ``describe`` too what can be called in an app whose routes cannot be seen; it answers None for most.
 
-    For integrations whose framework tells an ASGI middleware around it which route it was, as Django's does.
+    ``find_view`` is given the scope that such an app gets, and says what it would call. For integrations whose
+    framework tells an ASGI middleware around it which route it was, as Django's does.
     """
-    if describe not in _known:
-        _known.append(describe)
+    _known[describe] = find_view
 
 
 def title_of(app: object) -> str | None:
@@ -44,25 +50,44 @@ def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app wi
     yield from _walk(app.routes, "")
 
 
-def declaration_of(app: object, scope: Mapping[str, Any]) -> Declaration | None:
-    """Return what an ASGI app declares; None for one whose routes cannot be seen.
+def application_of(app: object, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app
+    """Return the application that a middleware calls as ``app``, perhaps through others; None if it cannot be seen.
 
-    ``app`` is what a middleware calls: the application, or another middleware of it, which keeps the next as ``app``.
-    ``scope`` is the first one, where Starlette leaves the application that it begins with.
+    ``scope`` is the first one it was given, where Starlette leaves the application that it begins with.
     """
-    inner: Any = app
-    for _ in range(MAX_WRAPPERS):
-        known = _described(inner)
-        if known is not None:
-            return known
-        if inner is None or _has_routes(inner):
-            break
-        inner = getattr(inner, "app", None)
-    found = _outer(inner, scope)
-    if not _has_routes(found):
+    inner = _inner(app)
+    return _outer(inner, scope) if _known_of(inner) is None else inner
+
+
+def declaration_of(application: object) -> Declaration | None:
+    """Return what an ASGI application declares; None for one whose routes cannot be seen."""
+    known = _known_of(application)
+    if known is not None:
+        return known.declaration
+    if not _has_routes(application):
         return None
-    packages = _packages_of(found)
-    return Declaration(_component(found, packages), lambda: entry_points(found), packages)
+    packages = _packages_of(application)
+    return Declaration(_component(application, packages), lambda: entry_points(application), packages)
+
+
+def view_of(application: Any, scope: Mapping[str, Any]) -> object:  # noqa: ANN401 - any app
+    """Return what an ASGI application would call for this scope; None if that cannot be seen, or nothing would be.
+
+    Raises whatever routers raise.
+    """
+    known = _known_of(application)
+    if known is not None:
+        return known.find_view(scope)
+    for route in resolved(getattr(application, "routes", None) or ()):
+        match, found = route.matches(dict(scope))
+        if match.name == "FULL":
+            inner = {**scope, **found}
+            return inner.get("endpoint") if is_view(route) else view_of(_inner(route), inner)
+    return None
+
+
+def _inner(app: object) -> Any:  # noqa: ANN401 - any app
+    return application_in(app, lambda each: _known_of(each) is not None)
 
 
 def _outer(inner: Any, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app with routes
@@ -79,8 +104,12 @@ def _has_routes(app: object) -> bool:
     return getattr(app, "routes", None) is not None
 
 
-def _described(app: object) -> Declaration | None:
-    return next((found for found in (describe(app) for describe in _known) if found is not None), None)
+def _known_of(app: object) -> _Known | None:
+    for describe, find_view in _known.items():
+        declaration = describe(app)
+        if declaration is not None:
+            return _Known(declaration, find_view)
+    return None
 
 
 def _component(app: object, packages: tuple[str, ...]) -> str:
@@ -95,10 +124,8 @@ def _packages_of(app: object) -> tuple[str, ...]:
 
 
 def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
-    for route in routes:
-        if hasattr(route, "include_context"):  # FastAPI resolves the routers it includes when it is asked to
-            yield from _walk(sys.modules["fastapi.routing"].iter_route_contexts([route]), mounted)
-        elif hasattr(route, "endpoint"):
+    for route in resolved(routes):
+        if is_view(route):
             yield from _points(route, mounted)
         else:
             yield from _below(route, mounted + getattr(route, "path", ""))  # a host has no path
@@ -106,17 +133,14 @@ def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
 
 def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
     """Yield what is mounted, whatever is wrapped around it."""
-    app = route
-    while app is not None and not getattr(app, "routes", None):
-        known = _described(app)
-        if known is not None:
-            yield from (point._replace(route=mounted + point.route) for point in known.find())
-            return
-        app = getattr(app, "app", None)
-    if app is None:  # an app without routes that can be seen, such as static files
-        yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
-    else:
+    app = _inner(route)
+    known = _known_of(app)
+    if known is not None:
+        yield from (point._replace(route=mounted + point.route) for point in known.declaration.find())
+    elif getattr(app, "routes", None):
         yield from _walk(app.routes, mounted)
+    else:  # an app without routes that can be seen, such as static files
+        yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
 
 
 def _points(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type

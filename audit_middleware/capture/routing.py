@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 ROUTE: Final = "audit_middleware.route"
 """Where an integration leaves (template, parameters) in a WSGI environ, if the framework does not leave them."""
 
-
 VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
+MAX_WRAPPERS: Final = 50
+"""Middleware around an application, at most, through which it is looked for."""
 
 
-def route_template(scope: MutableMapping[str, Any], initial_root: str, routes: Iterable[Any] = ()) -> str | None:
+def route_template(scope: MutableMapping[str, Any], initial_root: str, application: object) -> str | None:
     """Return the template of the route that matched, mounted apps joined; None when none did.
 
     A mount leaves the path it matched in ``root_path``, behind what the server had put there (``initial_root``).
-    ``routes`` are those of the outermost app, which know what the path of a mount was written as.
+    The routes of the outermost ``application`` know what the path of a mount was written as.
     """
     route = scope.get("route")
     path: object = getattr(route, "path", None) if route is not None else None
@@ -35,36 +37,51 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, routes: I
     if not isinstance(path, str) or _is_mount(route):
         if hasattr(scope.get("endpoint"), "routes"):
             return None
-        return f"{root.removeprefix(initial_root)}/*"  # a mounted app without routes that can be seen: static files
+        path = "/*"  # a mounted app without routes that can be seen: static files
     mounted = root.removeprefix(initial_root)
     if not mounted or mounted == path:
         return path or "/"
     names = scope.get("path_params") or {}
     if any(f"{{{name}}}" not in path and f"{{{name}:" not in path for name in names):
-        mounted = _mounts(routes, {**scope, "root_path": initial_root, "path_params": {}}) or mounted
+        mounted = _mounts(application, {**scope, "root_path": initial_root, "path_params": {}}) or mounted
     return mounted + path
 
 
-def endpoint_of(scope: Mapping[str, Any]) -> object:
-    """Return what the router of a Starlette or FastAPI app would call; None when that cannot be seen."""
-    return _endpoint(getattr(scope.get("app"), "routes", None) or (), dict(scope))
-
-
-def _endpoint(routes: Iterable[Any], scope: dict[str, Any]) -> object:
+def resolved(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
     for route in routes:
-        match, found = route.matches(scope)
-        if match.name != "FULL":
-            continue
-        inner = {**scope, **found}
-        endpoint = inner.get("endpoint")
-        below = getattr(route, "routes", None) or getattr(endpoint, "routes", None)
-        return _endpoint(below, inner) if below else endpoint
-    return None
+        if hasattr(route, "include_context"):
+            yield from sys.modules["fastapi.routing"].iter_route_contexts([route])
+        else:
+            yield route
+
+
+def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
+    """Return what has routes, or is known, behind a mount or middleware, which keep the next one as ``app``.
+
+    Returns an application without any routes if there is no other, and None if there is none at all.
+    """
+    empty = None
+    for _ in range(MAX_WRAPPERS):
+        if app is None:
+            break
+        routes = getattr(app, "routes", None)
+        if routes or is_known(app):
+            return app
+        if routes is not None:
+            empty = app
+        app = getattr(app, "app", None)
+    return empty
 
 
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
     """Whether this is what an app is mounted with: it matched, and no route of that app did."""
-    return not hasattr(route, "endpoint") and hasattr(route, "app")
+    return not is_view(route) and hasattr(route, "app")
+
+
+def is_view(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
+    """Whether a route calls a view; a mount and a host have none, and FastAPI's context of either has None."""
+    return getattr(route, "endpoint", None) is not None
 
 
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
@@ -83,13 +100,13 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
 
 
-def _mounts(routes: Iterable[Any], scope: dict[str, Any]) -> str:
+def _mounts(app: object, scope: dict[str, Any]) -> str:
     """Walk down the mounts that match, and join what their paths were written as."""
-    for route in routes:
-        below = getattr(route, "routes", None)
-        match, found = route.matches(scope) if below else (None, {})
+    for route in resolved(getattr(app, "routes", None) or ()):
+        match, found = (None, {}) if is_view(route) else route.matches(scope)
         if match is not None and match.name == "FULL":
-            return getattr(route, "path", "") + _mounts(below or (), {**scope, **found})
+            below = _mounts(application_in(route), {**scope, **found})
+            return getattr(route, "path", "") + below  # a host has no path
     return ""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from audit_middleware.capture.exchange import Exchange
@@ -13,6 +14,7 @@ from audit_middleware.capture.said import OnFailure
 
 RULES: Final = "__audited__"
 """The attribute that carries a function's `Rules`; wrappers that use ``functools.wraps`` pass it on."""
+_OF_API_VIEW: Final = "api_view.<locals>.decorator.<locals>.handler"
 FIELD: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -36,11 +38,20 @@ def rules_of(function: object) -> Rules | None:
 
 def rules_for(view: object, method: str) -> Rules | None:
     """Return the rules of what a router calls for ``method``: a view, or the method of a class-based one."""
+    while isinstance(view, functools.partial):
+        view = view.func
     holder = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
     actions = getattr(view, "actions", None)  # of a view set of Django REST framework: its methods have other names
     name = actions.get(method.lower()) if isinstance(actions, dict) else method.lower()
     handler = getattr(holder, name, None) if isinstance(holder, type) and name else None
-    return rules_of(handler) or rules_of(view) or rules_of(holder)
+    return rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+
+
+def _enclosed(handler: object) -> object:
+    """Return the function that ``api_view`` of Django REST framework keeps for its handler, and leaves nowhere else."""
+    if not inspect.isfunction(handler) or handler.__qualname__ != _OF_API_VIEW:
+        return None
+    return inspect.getclosurevars(handler).nonlocals.get("func")
 
 
 def note_view(exchange: Exchange, view: object) -> None:
@@ -68,7 +79,7 @@ def _rules_of_view(view: object, method: str) -> Rules | None:
         return rules_for(view, method)
 
 
-_known_rules: Final = lru_cache(maxsize=4096)(rules_for)
+_known_rules: Final = functools.lru_cache(maxsize=4096)(rules_for)
 
 
 def _routed(resource: str, params: object) -> tuple[str, object] | None:

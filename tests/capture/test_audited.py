@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, ConfigurationError, audited, current_audit
+from audit_middleware.capture.entry_points import entry_points
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.rules import rules_of
 from tests.capture.kit import make_pipeline, records
@@ -157,6 +158,19 @@ def test_its_rules_are_seen_through_wrappers():
 
     assert rules_of(wrapper).exemption == Exemption("why", dt.date(2027, 1, 31))
     assert rules_of(health) is None
+
+
+def test_its_rules_are_seen_where_arguments_are_filled_in(app, tmp_path):
+    @audited("orders.read", exempt="asked twice a second")
+    def read(kind, number: int):
+        return kind
+
+    app.get("/{number}")(functools.partial(functools.partial(read), "order"))
+    assert TestClient(app).get("/7").json() == "order"
+    assert records(tmp_path) == []
+    assert [point.exemption.reason for point in entry_points(app) if point.route == "/{number}"] == [
+        "asked twice a second"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from audit_middleware.testing import FaultyFiles
+from tests.capture.kit import make_pipeline
+
 
 @pytest.fixture(scope="session")
 def django_project(tmp_path_factory):
@@ -13,8 +16,6 @@ def django_project(tmp_path_factory):
     from django.conf import settings
     from django.core.management import call_command
     from django.db import connections
-
-    from tests.capture.kit import make_pipeline
 
     django.setup()
     database = Path(settings.DATABASES["default"]["NAME"])
@@ -31,3 +32,21 @@ def django_project(tmp_path_factory):
     yield
     connections.close_all()
     database.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def audit(tmp_path, django_project):
+    """Make a pipeline whose disk can be full, and that Django uses too."""
+    from django.test import override_settings
+
+    def make(**settings):
+        disk = FaultyFiles()
+        pipeline = make_pipeline(tmp_path, files=disk, spool_min_free=0, **settings)
+        with_it.wrapped = {"AUDIT": {"PIPELINE": pipeline}}
+        with_it.options = with_it.wrapped
+        with_it.enable()
+        return pipeline, disk
+
+    with_it = override_settings()
+    yield make
+    with_it.disable()

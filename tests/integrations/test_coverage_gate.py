@@ -57,6 +57,41 @@ def test_convertors_in_routes_and_mounts_are_spelled_as_on_record(run, tmp_path)
     assert len(coverage(tmp_path)[1]) == 2
 
 
+@pytest.mark.parametrize(
+    "audits", ["app.add_middleware(AuditMiddleware)", "app = AuditMiddleware(app)", "app = AuditMiddleware(Gzip(app))"]
+)
+def test_mounts_of_included_routers_are_spelled_as_on_record(run, tmp_path, audits):
+    app = f"""
+    from fastapi import APIRouter, FastAPI
+    from starlette.middleware.gzip import GZipMiddleware as Gzip
+    from starlette.staticfiles import StaticFiles
+    from audit_middleware import AuditMiddleware
+
+    inner, leaf = FastAPI(openapi_url=None), APIRouter()
+    leaf.get("/a/{{a}}")(lambda a: a)
+    inner.include_router(leaf, prefix="/leaf/{{l}}")
+    inner.get("/b")(lambda: "b")
+    outer, middle = APIRouter(), APIRouter()
+    outer.mount("/in/{{n:int}}", Gzip(inner))
+    outer.mount("/static", StaticFiles(directory="."))
+    middle.include_router(outer, prefix="/mid/{{m}}")
+    app = FastAPI(openapi_url=None)
+    app.include_router(middle, prefix="/out/{{o}}")
+    {audits}
+    """
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        client.get("/out/1/mid/2/in/3/leaf/4/a/5")
+        client.get("/out/1/mid/2/in/3/b")
+        client.get("/out/1/mid/2/static/shop.py")
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == {
+        "GET /out/{o}/mid/{m}/in/{n:int}/leaf/{l}/a/{a}": "audited",
+        "GET /out/{o}/mid/{m}/in/{n:int}/b": "audited",
+        "* /out/{o}/mid/{m}/static/*": "audited",
+    }
+
+
 def test_routes_of_a_host_are_walked(run, tmp_path):
     app = (
         FASTAPI.replace('title="shop"', 'title="shop", openapi_url=None')

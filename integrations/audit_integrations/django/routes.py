@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
@@ -88,7 +90,11 @@ def _mounted(app: object) -> Declaration | None:
     return declaration() if is_audited else None
 
 
-know(_mounted)
+def _view_in(scope: Mapping[str, Any]) -> object:
+    return view_of(ASGIRequest({**scope, "method": scope.get("method", "GET")}, io.BytesIO()))
+
+
+know(_mounted, _view_in)
 
 
 def _walk(patterns: Iterable[URLPattern | URLResolver], above: tuple[URLResolver, ...]) -> Iterator[EntryPoint]:

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from audit_middleware import audited
-from tests.integrations import test_view_rules as claims
+from tests.integrations import test_view_policy as claims
 
 FIELDS = audited(body=["amount", "customer.id", "tags"])
 
@@ -81,6 +81,27 @@ class Orders(ViewSet):
         return Response({})
 
 
+class Rest(ViewSet):
+    def either(self, request):
+        return shown(claims.ordinary)
+
+    @audited(on_failure="deny")
+    def strict(self, request):
+        return shown(claims.ordinary)
+
+
+@api_view(["GET", "POST"])
+@audited(on_failure="allow")
+def rest(request):
+    return shown(claims.ordinary)
+
+
+@api_view(["GET"])
+@audited(exempt="synthetic", until="2030-01-01")
+def exempt(request):
+    return Response({})
+
+
 urlpatterns = [
     path("strict", strict),
     path("lenient", Lenient.as_view()),
@@ -90,5 +111,9 @@ urlpatterns = [
     path("form", form),
     path("csrf", csrf),
     path("api", api),
+    path("rest/strict", Rest.as_view({"get": "strict", "post": "strict"})),
+    path("rest/lenient", rest),
+    path("rest/ordinary", Rest.as_view({"get": "either", "post": "either"})),
+    path("exempt", exempt),
     path("orders", Orders.as_view({"get": "list", "post": "create"})),
 ]
