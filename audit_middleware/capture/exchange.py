@@ -211,7 +211,7 @@ class Exchange(AllowedParts):
             principal,
             self._source(notes),
             action or f"{method} {shown_route}",
-            outcome or ("success" if self.status == 200 and self.ended == "complete" else self._outcome()),  # noqa: PLR2004
+            outcome or self._outcome(),
             resource or resource_of(route, self.path_params, path, notes),
             trace,
             http,
@@ -269,12 +269,13 @@ class Exchange(AllowedParts):
         return principal_of(said, self.auth, notes, is_refused=self.status == 401)  # noqa: PLR2004 - HTTP status
 
     def _outcome(self) -> Outcome:
-        status = self.status
+        if self.status == 200 and self.ended == "complete":  # noqa: PLR2004 - HTTP status, of most requests
+            return "success"
         if self.ended == "exception":
             return "failure"
-        if status is None and self.is_websocket:
+        if self.status is None and self.is_websocket:
             return "success"
-        return outcome_from_status(status)
+        return outcome_from_status(self.status)
 
     def _source(self, notes: Plainer) -> Source:
         ip, verdict, peer = self.source

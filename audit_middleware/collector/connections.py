@@ -103,7 +103,7 @@ class GuardedProtocol(H11Protocol):
     keeper: Doorkeeper
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Take a connection, or refuse it in words; requests carry the names of the client's certificate."""
         super().connection_made(transport)
         names = names_of(transport.get_extra_info("ssl_object"))

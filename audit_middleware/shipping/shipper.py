@@ -23,6 +23,7 @@ LOGGER: Final = logging.getLogger("audit_middleware")
 REFUSALS: Final = 3
 REFUSALS_APART_S: Final = 60.0
 _QUIET_S: Final = 60.0
+_TOO_LARGE: Final = 413  # RFC 9110, section 15.5.14
 _WHO_ARE_YOU: Final = frozenset({401, 403, 404, 407, 421})
 
 
@@ -151,7 +152,7 @@ class Shipper:
             return True
         if status in {400, 422} and answer.is_collector:
             self._refused(batch, f"answered {status}: {_excerpt(answer)}")
-        elif status == 413:  # noqa: PLR2004
+        elif status == _TOO_LARGE:
             self._too_large(batch)
         elif status in _WHO_ARE_YOU:
             self._say(f"the collector answers {status}: everything is held until it knows us: {_excerpt(answer)}")

@@ -105,7 +105,9 @@ class FaultyFiles(Files):
             return fault
         return None
 
-    def _within_room(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: _Fault | None) -> Any:  # noqa: ANN401
+    def _within_room(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: _Fault | None
+    ) -> tuple[Any, ...]:
         if fault is not None and fault.keep is not None:
             return (args[0], args[1][: fault.keep])
         if self.room is None:
@@ -125,7 +127,7 @@ class FaultyFiles(Files):
             self.room += os.stat(args[0], follow_symlinks=False, **kwargs).st_size
         return args
 
-    def _note(self, method: str, name: str, args: tuple[Any, ...], result: Any) -> None:  # noqa: ANN401
+    def _note(self, method: str, name: str, args: tuple[Any, ...], result: Any) -> None:  # noqa: ANN401 - any method's
         if method in _OPENING:
             self._names[result] = name
         elif method == "duplicate":

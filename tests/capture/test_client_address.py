@@ -10,7 +10,9 @@ from audit_middleware.capture.client_address import AddressResolver, parse_addre
 
 
 def resolve(peer="10.0.0.1", *, xff=None, forwarded=None, trusted=("10.0.0.0/8",), port=1234, header="auto"):
-    encode = lambda text: text.encode("latin-1") if text is not None else None  # noqa: E731
+    def encode(text):
+        return text.encode("latin-1") if text is not None else None
+
     found = AddressResolver(trusted, header).source(peer, port, forwarded_for=encode(xff), forwarded=encode(forwarded))
     return found[:2]
 

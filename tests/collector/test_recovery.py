@@ -162,7 +162,10 @@ def test_one_that_recovered_and_is_killed_then_is_named_by_its_next_life(tmp_pat
         shutil.copytree(tmp_path / "first", tmp_path / "killed")  # what a kill leaves
     with Collector(settings_for(tmp_path / "killed", monitor=WATCHED)) as again:
         wait_until(lambda: again.monitoring.watcher.is_ready)
-        unclosed = lambda: [each for each in again.findings() if each.kind == "unclosed"]  # noqa: E731
+
+        def unclosed():
+            return [each for each in again.findings() if each.kind == "unclosed"]
+
         wait_until(unclosed)
         (found,) = unclosed()
         assert (found.stream, found.evidence["reached"]) == (stream, reached)

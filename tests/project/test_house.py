@@ -34,8 +34,10 @@ def test_the_median_function_is_short():
     assert statistics.median(lines for path in PACKAGE for _, lines in functions(path)) <= MEDIAN_FUNCTION
 
 
-def test_every_ignore_names_its_rule():
-    pattern = re.compile(r"# (?:noqa(?!: [A-Z]+[0-9]+)|type: ignore(?!\[)|pragma: no cover$)")
+def test_every_ignore_names_its_rule_and_says_why():
+    pattern = re.compile(
+        r"# (?:noqa(?!: [A-Z]+[0-9]+(?:, [A-Z]+[0-9]+)* - .)|type: ignore(?!\[[a-z, -]+\] # .)|pragma: no cover$)"
+    )
     assert [str(path) for path in SOURCES if path != Path(__file__) and pattern.search(path.read_text())] == []
 
 

@@ -63,9 +63,9 @@ class Audit:
         """Wrap each task when it is made: one that runs eagerly, or is called, may do so in an app never finalized."""
         app: Any = self.app
         make, register = app._task_from_fun, app.register_task  # noqa: SLF001 - Celery tells nobody else of a new task
-        app._task_from_fun = lambda *how, **more: self._wrapped(make(*how, **more))  # noqa: SLF001
+        app._task_from_fun = lambda *how, **more: self._wrapped(make(*how, **more))  # noqa: SLF001 - the same
         app.register_task = lambda *how, **more: self._wrapped(register(*how, **more))
-        for promised in app._pending:  # noqa: SLF001
+        for promised in app._pending:  # noqa: SLF001 - made before, and not finalized
             promised.__then__(self._wrapped, promised)
 
     def _wrapped(self, task: Any) -> Any:  # noqa: ANN401 - Celery's tasks are typed by their arguments

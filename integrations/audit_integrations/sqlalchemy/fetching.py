@@ -32,7 +32,7 @@ class RecordedFetch(ResultFetchStrategy):
         self._ahead = 1
 
     @property
-    def alternate_cursor_description(self) -> Any:  # type: ignore[override] # noqa: ANN401 - a class attribute there
+    def alternate_cursor_description(self) -> Any:  # type: ignore[override] # an attribute there # noqa: ANN401 - of any type
         """What the strategy below says."""
         return self._below.alternate_cursor_description
 

@@ -94,8 +94,9 @@ def _found() -> tuple[dict[str, Watched], list[str]]:
         except (LookupError, ValueError):
             wrong.append(f"audit.E023: AUDIT['MODELS']: there is no model {label!r}")
             continue
-        if model._meta.swapped:  # noqa: SLF001 - documented
-            wrong.append(f"audit.E023: AUDIT['MODELS']: {label} is replaced by {model._meta.swapped}")  # noqa: SLF001
+        swapped = model._meta.swapped  # noqa: SLF001 - documented
+        if swapped:
+            wrong.append(f"audit.E023: AUDIT['MODELS']: {label} is replaced by {swapped}")
         else:
             declared[model] = model._meta.label  # noqa: SLF001 - documented
     return _tables(declared), wrong
