@@ -92,10 +92,10 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     if ROUTE in environ:
         rule, params = environ[ROUTE]
         return rule, params
-    request = environ.get("werkzeug.request")
-    if request is not None:
-        rule = getattr(getattr(request, "url_rule", None), "rule", None)
-        return (rule, getattr(request, "view_args", None)) if isinstance(rule, str) else (None, None)
+    request = environ.get("werkzeug.request")  # also there for apps of others that Werkzeug's test client calls
+    rule = getattr(getattr(request, "url_rule", None), "rule", None)
+    if isinstance(rule, str):
+        return rule, getattr(request, "view_args", None)
     rule = getattr(environ.get("bottle.route"), "rule", None)
     return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
 

@@ -12,6 +12,7 @@ from litestar import Litestar, get
 from litestar.params import FromPath
 from quart import Quart
 from starlette.testclient import TestClient
+from werkzeug.test import Client
 
 from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, current_audit
 from tests.capture.kit import make_pipeline, records
@@ -47,7 +48,9 @@ def test_bottle_leaves_its_route_where_we_look(tmp_path):
     audited = AuditWSGIMiddleware(app, pipeline=make_pipeline(tmp_path))
     assert call(audited, "/orders/7") == ("200 OK", b"7")
     call(audited, "/nowhere")
-    assert said(tmp_path) == [("GET /orders/<order_id:int>", 200, None), ("GET none", 404, None)]
+    assert Client(audited).get("/orders/7", environ_overrides={"REMOTE_ADDR": "10.1.2.3"}).text == "7"
+    routed = ("GET /orders/<order_id:int>", 200, None)
+    assert said(tmp_path) == [routed, ("GET none", 404, None), routed]
     assert records(tmp_path)[0]["resource"] == {"type": "orders", "id": "7"}
 
 
