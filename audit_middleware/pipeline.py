@@ -54,7 +54,7 @@ class Pipeline:
         self._lets_safe_pass = settings.attempts != "all" and settings.on_failure != "deny"
         self._own_recorder.on_begin = self._start
         _every.add(self)
-        global _newest  # noqa: PLW0603 - one for the process, replaced after a fork - what middleware or worker of this process made last
+        global _newest  # noqa: PLW0603 - what middleware or worker of this process made last
         _newest = weakref.ref(self)
         self.follow_diversion()
 
