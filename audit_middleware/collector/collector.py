@@ -258,7 +258,7 @@ class _Open:
 
     def recover(self) -> None:
         """Go on as after a restart, which finishes what a failed commit left, or finds that it never began."""
-        self.index.flush()
+        self.index.recover()
         self.logs.recover()
         self.start()
 

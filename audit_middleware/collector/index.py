@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_middleware.collector.index_rows import COLUMNS, Row, entry_id, row, split_id
-from audit_middleware.collector.index_schema import PART_BITS, connect, make_part, prepare, unusable
+from audit_middleware.collector.index_schema import PART_BITS, connect, failed, is_full, make_part, prepare, unusable
 from audit_middleware.collector.index_seal import IndexSeal, is_sealed
 from audit_middleware.collector.index_search import FileLookup, FileSearcher
 from audit_middleware.collector.index_store import Batch, Double, Hit, Place, Totals
@@ -40,12 +40,15 @@ _ASIDE: Final = "INSERT OR IGNORE INTO asides VALUES (?, ?, ?, ?)"
 
 
 class Index:
-    """The index of all logs of one collector. `put` hands over; a failure shows in `failure` and at `flush`."""
+    """The index of all logs of one collector. `put` hands over; a failure shows in `failure` and at `flush`.
+
+    After a failure nothing more is written, until `recover` if there was no room.
+    """
 
     def __init__(self, path: Path, seal: IndexSeal) -> None:
         self.path = path
         self._seal = seal
-        self.failure: str | None = None
+        self.failure: Exception | None = None
         self._writer = prepare(path)
         self._inode = os.stat(path).st_ino
         self._searcher = FileSearcher(path)
@@ -72,15 +75,25 @@ class Index:
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything handed over so far is in the index; raise `StorageError` if the index failed."""
-        target = self._handed
-        with self._written:
-            self._written.wait_for(lambda: self._done >= target, timeout)
+        self._wait(timeout)
         self.require_sound()
 
     def require_sound(self) -> None:
-        """Raise `StorageError` if a batch could not be written."""
+        """Raise `StorageError` if a batch could not be written, `StoreFull` if there was no room for it."""
         if self.failure is not None:
-            raise unusable(self.path, self.failure)
+            raise failed(self.path, self.failure) from self.failure
+
+    def recover(self) -> None:
+        """Write again after there was no room; what is missing then is in the ledger. Raises as `require_sound`."""
+        self._wait()
+        if self.failure is not None and is_full(self.failure):
+            self.failure = None
+        self.require_sound()
+
+    def _wait(self, timeout: float | None = None) -> None:
+        target = self._handed
+        with self._written:
+            self._written.wait_for(lambda: self._done >= target, timeout)
 
     def close(self) -> None:
         """Write what is waiting and close."""
@@ -230,7 +243,7 @@ class Index:
         try:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise unusable(self.path, str(error)) from error
+            raise failed(self.path, error) from error
 
     def _run(self) -> None:
         running = True
@@ -241,7 +254,7 @@ class Index:
                 if self.failure is None:
                     write(self._writer, [batch for batches in commits for batch in batches or ()], self._seal)
             except Exception as error:  # noqa: BLE001 - named containment point: kept, and raised by the next flush
-                self.failure = f"{type(error).__name__}: {error}"
+                self.failure = error
             with self._written:
                 self._done += len(commits)
                 self._written.notify_all()
@@ -270,7 +283,8 @@ def write(connection: sqlite3.Connection, batches: Sequence[Batch], seal: IndexS
             connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", place)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite itself goes back when there is no room
+            connection.execute("ROLLBACK")
         raise
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from audit_middleware.errors import StorageError
+from audit_middleware.errors import StorageError, StoreFull
 
 VERSION: Final = 2
 PART_BITS: Final = 17
@@ -47,6 +47,8 @@ CREATE INDEX records_{0}_by_action ON records_{0} (action, ts) WHERE action IS N
 CREATE INDEX records_{0}_by_request ON records_{0} (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX records_{0}_by_trace ON records_{0} (trace_id) WHERE trace_id IS NOT NULL;
 """
+
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -100,7 +102,7 @@ def prepare(path: Path) -> sqlite3.Connection:
             if version != VERSION:
                 raise unusable(path, f"it has version {version}, not {VERSION}")
     except sqlite3.Error as error:
-        raise unusable(path, str(error)) from error
+        raise failed(path, error) from error
     return connection
 
 
@@ -119,6 +121,18 @@ def make_part(connection: sqlite3.Connection, number: int) -> None:
     if connection.execute("SELECT 1 FROM parts WHERE number = ?", (number,)).fetchone() is None:
         for statement in PART.format(number).split(";\n")[:-1]:
             connection.execute(statement)
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether SQLite had no room, for a page or for what connections share."""
+    return getattr(error, "sqlite_errorcode", None) in _NO_ROOM
+
+
+def failed(path: Path, error: Exception) -> StorageError:
+    """Return what such an error means: there is no room now, or the index has to be made anew."""
+    if is_full(error):
+        return StoreFull(f"there is no room for the index {path} ({error})")
+    return unusable(path, f"{type(error).__name__}: {error}")
 
 
 def unusable(path: Path, why: str) -> StorageError:

@@ -12,7 +12,7 @@ from typing import Final
 
 from audit_middleware.collector.idle import IdleConnections
 from audit_middleware.collector.index_rows import split_id
-from audit_middleware.collector.index_schema import connect_to_read, unusable
+from audit_middleware.collector.index_schema import connect_to_read, failed
 from audit_middleware.collector.index_store import Hit
 from audit_middleware.collector.problems import Problem
 from audit_middleware.collector.query import SEARCH_SECONDS, Query
@@ -59,7 +59,7 @@ def _errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise too_slow() from error
-        raise unusable(path, str(error)) from error
+        raise failed(path, error) from error
 
 
 def _select(connection: sqlite3.Connection, query: Query) -> list[Hit]:

@@ -176,6 +176,9 @@ class IndexStore(Protocol):
     def require_sound(self) -> None:
         """Raise unless everything handed over so far was, or can still be written, and what is held still is."""
 
+    def recover(self) -> None:
+        """Get ready to go on after the store took nothing; raise as `require_sound` does if that cannot be."""
+
     def close(self) -> None:
         """Write what is waiting and close."""
 

@@ -16,6 +16,7 @@ from audit_middleware.collector.ledger import Ledger
 from audit_middleware.collector.limits import Limits
 from audit_middleware.collector.monitor.settings import MonitorSettings
 from audit_middleware.collector.problems import Problem
+from audit_middleware.collector.query import parse_query
 from audit_middleware.collector.retention.policy import RetentionSetting
 from audit_middleware.collector.storage.durable import Durable
 from audit_middleware.errors import StoreFull
@@ -202,20 +203,92 @@ def test_with_logs_of_several_classes_what_one_of_them_has_is_gone_on_from(tmp_p
     assert verify(settings).exit_code == 0
 
 
+@contextmanager
+def no_room_for_the_index(collector):
+    """SQLite's own limit: not a page more than there is."""
+    index = collector._open.index
+    index.flush()
+    index._writer.execute("PRAGMA max_page_count = 1")
+    yield
+    index._writer.execute("PRAGMA max_page_count = 1073741823")
+
+
+def deliver_slowly(collector, lines):
+    """Deliver a hundred at a time, each when the last ones are indexed, or could not be."""
+    for start in range(0, len(lines), 100):
+        collector.deliver(lines[start : start + 100])
+        collector._open.index._wait()
+
+
+def crowd(collector, app):
+    """Deliver more than the index has room for."""
+    app.requests(400)
+    with pytest.raises(Problem) as refused:
+        deliver_slowly(collector, app.lines)
+    assert refused.value.status == 503
+
+
+def test_an_index_without_room_takes_nothing_until_there_is_some_and_misses_nothing_then(tmp_path):
+    settings, app = settings_for(tmp_path, monitor=WATCHED), App()
+    with Collector(settings) as collector:
+        collector.deliver(app.lines)
+        for _ in range(2):
+            with no_room_for_the_index(collector):
+                crowd(collector, app)
+                wait_until(lambda: collector.state == "recovering")
+                reason = collector._open.committer.blocked
+                assert "no room for the index" in reason
+                assert "database or disk is full" in reason
+                time.sleep(0.1)
+                assert collector.state == "recovering"
+                wait_until(lambda: [each for each in collector.findings() if each.kind == "store"])
+            wait_until(lambda: collector.state == "ready")
+            answer = collector.deliver(app.lines)
+            assert answer.accepted + answer.duplicates == len(app.lines)
+            newest = collector.reader.search(parse_query([("service", "orders"), ("limit", "1")]))
+            assert [bytes(found.record) for found in newest.records] == app.lines[-1:]
+        assert admitted(collector, app.stream) == app.lines
+        require_one_own_stream(collector)
+        assert [each.kind for each in collector.findings() if each.kind == "unclosed"] == []
+    report = verify(settings)
+    assert (report.exit_code, {finding.rule for finding in report.findings}) == (0, {"unclosed"})
+    with Collector(settings) as again:
+        require_one_own_stream(again, lives=2)
+
+
+@contextmanager
+def small_disk(folder):
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes the rights to")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_real_disk_that_is_full_and_gets_room_again_leaves_one_stream_and_nothing_to_resolve(tmp_path):
     settings = settings_for(tmp_path, monitor=WATCHED, limits=Limits(beat_seconds=0.1, idle_beat_seconds=0.1))
     with Collector(settings):
         pass
     disk = settings.data / "log"
     shutil.copytree(disk, tmp_path / "log")
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk takes the rights to")
-    try:
+    with small_disk(disk):
         shutil.copytree(tmp_path / "log", disk, dirs_exist_ok=True)
         fill_and_empty(settings, disk / "ballast")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_real_disk_of_the_index_alone_that_is_full_and_gets_room_again_is_gone_on_from(tmp_path):
+    settings = settings_for(tmp_path, monitor=WATCHED, limits=Limits(beat_seconds=0.1, idle_beat_seconds=0.1))
+    with Collector(settings):
+        pass
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk):
+        settings.data.joinpath("index.sqlite").rename(tmp_path / "index.sqlite")
+        shutil.copy(tmp_path / "index.sqlite", disk)
+        settings.data.joinpath("index.sqlite").symlink_to(disk / "index.sqlite")
+        fill_and_empty(settings, disk / "ballast")
 
 
 def fill(ballast):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sqlite3
 from random import Random
 
 import pytest
@@ -285,14 +286,14 @@ def test_rebuild_reports_progress(settings):
 
 
 def test_a_search_that_cannot_use_the_index_is_a_503(collector):
-    collector._open.index.failure = "disk I/O error"
+    collector._open.index.failure = sqlite3.OperationalError("disk I/O error")
     with pytest.raises(Problem) as refused:
         search(collector)
     assert refused.value.status == 503
 
 
 def test_a_broken_index_stops_accepting(collector):
-    collector._open.index.failure = "disk I/O error"
+    collector._open.index.failure = sqlite3.OperationalError("disk I/O error")
     with pytest.raises(Problem):
         collector.deliver(App().lines)
     assert collector.state == "failed"

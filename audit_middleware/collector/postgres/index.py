@@ -107,6 +107,9 @@ class PostgresIndex:
     def flush(self, timeout: float | None = None) -> None:
         """There is nothing to wait for."""
 
+    def recover(self) -> None:
+        """There is nothing to get ready: a connection that was lost is opened when it is needed."""
+
     def require_sound(self) -> None:
         """Raise `StoreUnavailable` if what is held was lost: somebody else may move these streams now."""
         if self._is_holding:
