@@ -19,7 +19,7 @@ Describe = Callable[[object], Declaration | None]
 FindView = Callable[[Mapping[str, Any]], object]
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What an integration knows about one application."""
 
     declaration: Declaration
@@ -33,8 +33,8 @@ _DEFAULT_TITLES: Final = frozenset({"", "FastAPI"})
 def know(describe: Describe, find_view: FindView) -> None:
     """Ask ``describe`` too what can be called in an app whose routes cannot be seen; it answers None for most.
 
-    ``find_view`` is given the scope that such an app gets, and says what it would call. For integrations whose
-    framework tells an ASGI middleware around it which route it was, as Django's does.
+    ``find_view`` is given the ASGI scope, or the WSGI environ, that such an app gets, and says what it would call. For
+    integrations whose framework tells a middleware around it which route it was, as Django's does.
     """
     _known[describe] = find_view
 
@@ -56,12 +56,12 @@ def application_of(app: object, scope: Mapping[str, Any]) -> Any:  # noqa: ANN40
     ``scope`` is the first one it was given, where Starlette leaves the application that it begins with.
     """
     inner = _inner(app)
-    return _outer(inner, scope) if _known_of(inner) is None else inner
+    return _outer(inner, scope) if known_of(inner) is None else inner
 
 
 def declaration_of(application: object) -> Declaration | None:
     """Return what an ASGI application declares; None for one whose routes cannot be seen."""
-    known = _known_of(application)
+    known = known_of(application)
     if known is not None:
         return known.declaration
     if not _has_routes(application):
@@ -75,7 +75,7 @@ def view_of(application: Any, scope: Mapping[str, Any]) -> object:  # noqa: ANN4
 
     Raises whatever routers raise.
     """
-    known = _known_of(application)
+    known = known_of(application)
     if known is not None:
         return known.find_view(scope)
     for route in resolved(getattr(application, "routes", None) or ()):
@@ -87,7 +87,7 @@ def view_of(application: Any, scope: Mapping[str, Any]) -> object:  # noqa: ANN4
 
 
 def _inner(app: object) -> Any:  # noqa: ANN401 - any app
-    return application_in(app, lambda each: _known_of(each) is not None)
+    return application_in(app, lambda each: known_of(each) is not None)
 
 
 def _outer(inner: Any, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app with routes
@@ -104,11 +104,12 @@ def _has_routes(app: object) -> bool:
     return getattr(app, "routes", None) is not None
 
 
-def _known_of(app: object) -> _Known | None:
+def known_of(app: object) -> Known | None:
+    """Return what an integration knows about an application; None for most."""
     for describe, find_view in _known.items():
         declaration = describe(app)
         if declaration is not None:
-            return _Known(declaration, find_view)
+            return Known(declaration, find_view)
     return None
 
 
@@ -134,7 +135,7 @@ def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
 def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
     """Yield what is mounted, whatever is wrapped around it."""
     app = _inner(route)
-    known = _known_of(app)
+    known = known_of(app)
     if known is not None:
         yield from (point._replace(route=mounted + point.route) for point in known.declaration.find())
     elif getattr(app, "routes", None):

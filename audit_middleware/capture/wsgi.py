@@ -15,6 +15,7 @@ from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, Body, Environ
 from audit_middleware.capture.body import Tee, is_asked
 from audit_middleware.capture.declared import Declaration
+from audit_middleware.capture.entry_points import known_of
 from audit_middleware.capture.exchange import Exchange, enter, leave
 from audit_middleware.capture.observer import MARK, Observer, begin_cgi
 from audit_middleware.errors import JournalError
@@ -45,15 +46,18 @@ class AuditWSGIMiddleware:
         *,
         identify: Callable[[Environ], object] | None = None,
         title: str | None = None,
-        find_view: Callable[[Environ], object] = lambda _environ: None,
+        find_view: Callable[[Environ], object] | None = None,
         declares: Declaration | None = None,
         pipeline: Pipeline | None = None,
         **settings: Any,  # noqa: ANN401 - settings of any type
     ) -> None:
         self.app = app
         self._title = title
-        self._find_view = find_view
         self._observer = Observer(pipeline, identify, settings)
+        known = known_of(app)
+        if known is not None:
+            find_view, declares = find_view or known.find_view, declares or known.declaration
+        self._find_view = find_view or _no_view
         if declares is not None:
             self._observer.declare(declares)
 
@@ -80,6 +84,10 @@ class AuditWSGIMiddleware:
             raise
         finally:
             leave(token)
+
+
+def _no_view(_environ: Environ) -> None:
+    """Nothing tells what the application would call."""
 
 
 class WSGIAnswer(Answer):

@@ -19,9 +19,10 @@ from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from werkzeug.test import Client as WSGIClient
 
 from audit_integrations import entry_points as gate
-from audit_middleware import AuditMiddleware, audited
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited
 from audit_middleware.inventory_record import ANY
 from tests.capture.kit import make_pipeline, records
 from tests.shipping.kit import wait_until
@@ -179,6 +180,19 @@ def test_a_program_declares_all_its_commands_whichever_is_run(pipeline, tmp_path
         component: {("command", ANY, "refund", "a rehearsal"), ("command", ANY, "sell", None)}
     }
     assert records(tmp_path, "task")[0]["task"]["name"] == "sell"
+
+
+@pytest.mark.usefixtures("django_project")
+def test_django_below_a_middleware_of_wsgi_is_declared_by_that(pipeline, tmp_path):
+    from django.core.wsgi import get_wsgi_application
+
+    from audit_integrations.django.routes import entry_points
+
+    client = WSGIClient(AuditWSGIMiddleware(get_wsgi_application(), pipeline=pipeline))
+    client.get("/orders/7/").close()
+    pipeline.close()
+    (points,) = [points for component, points in declared(tmp_path).items() if component.startswith("django ")]
+    assert points == spelled(entry_points())
 
 
 @pytest.mark.usefixtures("django_project")

@@ -20,7 +20,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from audit_integrations.flask import Audit
-from audit_middleware import AuditMiddleware, audited
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited
 from audit_middleware.errors import JournalError, RequestRefused
 from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records
@@ -219,6 +219,12 @@ def django_mounted(pipeline):
     return requester(TestClient(app, raise_server_exceptions=False), "/of/acme/rules")
 
 
+def django_below_wsgi(pipeline):
+    from django.core.wsgi import get_wsgi_application
+
+    return flask_requester(AuditWSGIMiddleware(get_wsgi_application(), pipeline=pipeline), "/rules")
+
+
 @pytest.fixture(autouse=True)
 def forgetful():
     RAN.clear()
@@ -226,7 +232,7 @@ def forgetful():
 
 ADAPTERS = [
     fastapi, starlette, mounted, included, around, flask, flask_classes, flask_blueprints, django, django_rest,
-    django_mounted,
+    django_mounted, django_below_wsgi,
 ]  # fmt: skip
 
 

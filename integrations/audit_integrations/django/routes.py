@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
 from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern, URLResolver
@@ -83,15 +84,18 @@ def declaration() -> Declaration:
 
 
 def _mounted(app: object) -> Declaration | None:
-    """Return the same for a project inside an ASGI app, if its own middleware tells ours which route it was."""
+    """Return the same for a project inside another app, if its own middleware tells ours which route it was."""
     if not type(app).__module__.startswith("django.core.handlers"):
         return None
     is_audited = any(str(name).startswith("audit_integrations.django") for name in settings.MIDDLEWARE)
     return declaration() if is_audited else None
 
 
-def _view_in(scope: Mapping[str, Any]) -> object:
-    return view_of(ASGIRequest({**scope, "method": scope.get("method", "GET")}, io.BytesIO()))
+def _view_in(asked: Mapping[str, Any]) -> object:
+    """Return the view that an ASGI scope or a WSGI environ leads to."""
+    if "REQUEST_METHOD" in asked:
+        return view_of(WSGIRequest(dict(asked)))
+    return view_of(ASGIRequest({"method": "GET", **asked}, io.BytesIO()))  # a websocket has no method
 
 
 know(_mounted, _view_in)
