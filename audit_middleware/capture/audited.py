@@ -117,9 +117,10 @@ def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
     if isinstance(function, type):
         raise ConfigurationError(f"audited: {function.__qualname__} is a class: decorate its methods")
     names = set(FIELD.findall(rules.resource or ""))
-    signature = inspect.signature(function) if names else None
+    is_bound = isinstance(function, functools.partial)  # by Django's method_decorator, anew for each call
+    signature = inspect.signature(function, follow_wrapped=not is_bound) if names else None
     missing = names - set(signature.parameters) if signature is not None else set()
-    if missing and signature is not None and not _takes_anything(signature):
+    if missing and signature is not None and not (is_bound or _takes_anything(signature)):
         raise ConfigurationError(
             f"audited: {getattr(function, '__qualname__', function)} has no argument {min(missing)!r}"
         )
@@ -199,7 +200,7 @@ def _apply(
     if rules.action is not None and audit.action is None:
         audit.action = rules.action
     if rules.query:
-        audit.query_parameters = rules.query
+        audit.query_parameters = (*audit.query_parameters, *rules.query)
     if rules.body:
         audit.want_body(rules.body)
     if rules.exemption is not None:

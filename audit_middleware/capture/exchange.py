@@ -115,7 +115,8 @@ class Exchange(AllowedParts):
 
     def is_refused_by(self, on_failure: OnFailure) -> bool:
         """Hold this request to a policy of its own; say whether it must not be carried out under that."""
-        self.on_failure = on_failure
+        if on_failure == "deny" or self.on_failure is None:  # a function that is lenient softens no view that calls it
+            self.on_failure = on_failure
         if on_failure == "allow" or self.gate is None or self.gate.vouches(self):
             return False
         self.is_refused = self.status is None  # an answer that has begun cannot be replaced any more

@@ -92,12 +92,17 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     if ROUTE in environ:
         rule, params = environ[ROUTE]
         return rule, params
-    request = environ.get("werkzeug.request")
-    if request is not None:
-        rule = getattr(getattr(request, "url_rule", None), "rule", None)
-        return (rule, getattr(request, "view_args", None)) if isinstance(rule, str) else (None, None)
+    request = environ.get("werkzeug.request")  # which Werkzeug's own middleware leaves around any app
+    rule = getattr(getattr(request, "url_rule", None), "rule", None)
+    if isinstance(rule, str):
+        return rule, getattr(request, "view_args", None)
     rule = getattr(environ.get("bottle.route"), "rule", None)
     return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
+
+
+def wsgi_view(environ: Mapping[str, Any]) -> object:
+    """Return what the router found to call, where an integration or Bottle leaves it; None where nobody does."""
+    return environ[VIEW] if VIEW in environ else getattr(environ.get("bottle.route"), "callback", None)
 
 
 def _mounts(app: object, scope: dict[str, Any]) -> str:

@@ -18,13 +18,16 @@ from audit_middleware.capture import (
     EntryPoint,
     exchange_at_hand,
     plain_principal,
+    refusal,
 )
-from audit_middleware.capture.rules import rules_for
+from audit_middleware.capture.rules import is_out_of_policy, rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
+from audit_middleware.errors import RequestRefused
 
 try:
     import flask
     from flask import Flask, Response, g
+    from werkzeug.exceptions import HTTPException
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Flask is missing: pip install 'audit-ready[flask]'", name=error.name) from error
 
@@ -98,8 +101,8 @@ def _settings_of(app: Flask) -> dict[str, Any]:
 
 def _view(app: Flask, environ: dict[str, Any]) -> object:
     """Return the view that the URL map leads to; raises what the map raises when there is none."""
-    endpoint, _ = app.url_map.bind_to_environ(environ).match()
-    return app.view_functions.get(endpoint)
+    adapter = app.create_url_adapter(app.request_class(dict(environ)))  # which leaves itself in the environ it gets
+    return app.view_functions.get(adapter.match()[0]) if adapter is not None else None
 
 
 def _note_route(app: Flask, **_: object) -> None:
@@ -107,7 +110,7 @@ def _note_route(app: Flask, **_: object) -> None:
     rule = flask.request.url_rule
     if rule is not None:
         environ = flask.request.environ
-        environ[ROUTE] = rule.rule, flask.request.view_args
+        environ[ROUTE] = rule.rule, dict(flask.request.view_args or {})  # a url_value_preprocessor takes some away
         environ[VIEW] = app.view_functions.get(rule.endpoint)
     exchange = exchange_at_hand()
     if exchange is not None:
@@ -115,6 +118,8 @@ def _note_route(app: Flask, **_: object) -> None:
     if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
         _FOLLOWED.add(app)
         sys.modules["flask_login"].user_logged_out.connect(_note_signed_out, app)
+    if rule is not None and exchange is not None and is_out_of_policy(exchange, app.view_functions.get(rule.endpoint)):
+        raise RequestRefused(refusal.NOT_CARRIED_OUT)
 
 
 def _note_signed_out(_app: Flask, user: object, **_: object) -> None:
@@ -129,9 +134,14 @@ def _note_user(response: Response) -> Response:
     return response
 
 
-def _note_failure(_app: Flask, exception: BaseException, **_: object) -> None:
-    """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not."""
-    current_audit().failed(exception)
+def _note_failure(app: Flask, exception: BaseException, **_: object) -> None:
+    """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not.
+
+    Flask-RESTX and Flask-RESTful say so of each ``abort`` too, which they answer themselves.
+    """
+    is_answer = isinstance(exception, HTTPException) and not app.trap_http_exception(exception)
+    if not is_answer:
+        current_audit().failed(exception)
     _note_who(is_refused=False)
 
 
