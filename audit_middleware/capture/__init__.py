@@ -19,17 +19,19 @@ from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand,
 from audit_middleware.capture.identify import FAILED, Patience, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
-from audit_middleware.capture.routing import ROUTE, VIEW
+from audit_middleware.capture.routing import BELOW, MOUNTED, ROUTE, VIEW
 from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 from audit_middleware.pipeline import declare_everywhere
 
 __all__ = [
     "ANY",
+    "BELOW",
     "CONTEXT",
     "FAILED",
     "HEADERS",
     "MARK",
+    "MOUNTED",
     "ROUTE",
     "TRACEPARENT",
     "VIEW",

@@ -92,7 +92,7 @@ class Exchange(AllowedParts):
     close_code: int | None = None
     is_closed = False
     record_type: bytes = b"request"
-    """The type of the record that it becomes."""
+    view: object = None  # what an application found to call that was mounted where no router can see it
     cause: Context | None = None
     """What brought it about in another process, if that is sealed."""
     context_defect: str | None = None

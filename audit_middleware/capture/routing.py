@@ -11,6 +11,11 @@ ROUTE: Final = "audit_middleware.route"
 
 VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
+
+MOUNTED: Final = "audit_middleware.mounted"
+"""What is in a WSGI environ if an ASGI app has mounted this one, and the ASGI middleware observes the request."""
+BELOW: Final = "*"
+"""What a route begins with that stands behind the path of a mount, which only the ASGI middleware knows."""
 MAX_WRAPPERS: Final = 50
 """Middleware around an application, at most, through which it is looked for."""
 
@@ -47,6 +52,13 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, applicati
     return mounted + path
 
 
+def joined(mount: str | None, route: str | None) -> str | None:
+    """Return ``route``, the template that was said, behind that of the ``mount`` it is below."""
+    if route is None or not route.startswith(BELOW):
+        return mount
+    return (mount or "").removesuffix("/*") + route.removeprefix(BELOW)
+
+
 def resolved(routes: Iterable[Any]) -> Iterator[Any]:
     """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
     for route in routes:
@@ -59,6 +71,8 @@ def resolved(routes: Iterable[Any]) -> Iterator[Any]:
 def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
     """Return what has routes, or is known, behind a mount or middleware, which keep the next one as ``app``.
 
+    Channels keeps it by protocol.
+
     Returns an application without any routes if there is no other, and None if there is none at all.
     """
     empty = None
@@ -70,8 +84,13 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
             return app
         if routes is not None:
             empty = app
-        app = getattr(app, "app", None)
+        app = _next(app)
     return empty
+
+
+def _next(app: Any) -> Any:  # noqa: ANN401 - any app
+    by_protocol = getattr(app, "application_mapping", None)  # of Channels
+    return by_protocol.get("http") if isinstance(by_protocol, Mapping) else getattr(app, "app", None)
 
 
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type

@@ -164,3 +164,23 @@ def test_an_escaped_dot_of_a_regular_expression_is_a_dot_in_the_route(project, t
     assert ask("GET", "/files/report.pdf") == 200
     (record,) = records(tmp_path)
     assert record["http"]["route"] == "/files/<name>.<kind>"
+
+
+def test_a_policy_is_seen_through_a_router_by_protocol(project):
+    from django.core.asgi import get_asgi_application
+    from starlette.testclient import TestClient
+
+    from audit_middleware import AuditMiddleware
+
+    class ByProtocol:  # as ProtocolTypeRouter of Channels
+        def __init__(self):
+            self.application_mapping = {"http": get_asgi_application()}
+
+        async def __call__(self, scope, receive, send):
+            await self.application_mapping[scope["type"]](scope, receive, send)
+
+    audit, ask = project
+    pipeline, disk = audit()
+    fill(ask, disk)
+    client = TestClient(AuditMiddleware(ByProtocol(), pipeline=pipeline))
+    assert [client.post(path).status_code for path in ("/de/in/lenient", "/de/orders/7/")] == [200, 503]

@@ -5,13 +5,17 @@ import functools
 
 import bottle
 import pytest
-from flask import Blueprint, Flask, abort, got_request_exception, request
+from fastapi import FastAPI
+from flask import Blueprint, Flask, abort, g, got_request_exception, request
 from flask.views import MethodView
+from starlette.testclient import TestClient
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from audit_integrations.flask import Audit
-from audit_middleware import AuditWSGIMiddleware, audited
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited
+from audit_middleware.capture.entry_points import entry_points
 from audit_middleware.errors import JournalError
 from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records
@@ -186,3 +190,76 @@ def test_an_exempt_view_of_bottle_is_not_recorded_below_middleware_of_werkzeug(p
     assert [client.get(path).status_code for path in ("/health", "/orders/7")] == [200, 200]
     (record,) = records(tmp_path)
     assert record["http"]["route"] == "/orders/<number:int>"
+
+
+def billing():
+    """Make an app to be mounted."""
+    app = Flask("billing")
+
+    @app.route("/bills/<int:number>", methods=["GET", "POST"])
+    @audited("bills.act", on_failure="allow")
+    def bill(number):
+        g.user = "bob"
+        return f"{number}"
+
+    app.post("/other", endpoint="other")(lambda: "other")
+    app.get("/health")(audited(exempt="asked twice a second")(lambda: "fine"))
+    return app
+
+
+@pytest.mark.parametrize("is_audited_itself", [False, True])
+def test_an_app_that_is_mounted_in_an_audited_one_is_seen_through_it(pipeline, disk, tmp_path, is_audited_itself):
+    inner, outer = billing(), Flask("shop")
+    if is_audited_itself:
+        Audit(inner, pipeline=pipeline)
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/of/billing": inner})
+    Audit(outer, pipeline=pipeline)
+    client = Client(outer)
+    assert [client.get(path).status_code for path in ("/of/billing/bills/7", "/of/billing/health", "/of")] == [
+        200,
+        200,
+        404,
+    ]
+    bill, _missing = records(tmp_path)
+    assert (bill["action"], bill["principal"]["id"], bill["resource"]) == (
+        "bills.act",
+        "bob",
+        {"type": "bills", "id": "7"},
+    )
+    assert (bill["http"]["route"], bill["http"]["path"]) == ("/bills/<int:number>", "/of/billing/bills/7")
+    fill(client, disk, "/of")
+    assert client.post("/of/billing/bills/7").status_code == 200
+    assert client.post("/of/billing/other").status_code == 503
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+def test_an_app_that_fastapi_mounts_leaves_one_record(pipeline, disk, tmp_path):
+    from starlette.middleware.wsgi import WSGIMiddleware
+
+    inner, outer = billing(), FastAPI()
+    Audit(inner, pipeline=pipeline)
+    outer.mount("/of/{tenant}", WSGIMiddleware(inner))
+    outer.add_middleware(AuditMiddleware, pipeline=pipeline)
+    client = TestClient(outer)
+    answers = [client.get(path) for path in ("/of/acme/bills/7", "/of/acme/nowhere", "/of/acme/health")]
+    assert [answer.status_code for answer in answers] == [200, 404, 200]
+    bill, *_ = found = records(tmp_path)
+    assert (bill["action"], bill["principal"]["id"], bill.get("defects")) == ("bills.act", "bob", None)
+    assert bill["http"]["route"] == "/of/{tenant}/bills/<int:number>"
+    assert bill["trace"]["request_id"] == answers[0].headers["X-Request-ID"]
+    assert len(found) == 2
+    assert "/of/{tenant}/bills/<int:number>" in {point.route for point in entry_points(outer)}
+    disk.room = 0
+    for _ in range(2):
+        client.get("/of/acme/nowhere")
+    assert client.post("/of/acme/bills/7").status_code == 200
+    assert client.post("/of/acme/other").status_code == 503
+
+
+def test_an_app_whose_view_calls_another_one_leaves_a_record_of_each(pipeline, tmp_path):
+    inner, outer = billing(), Flask("shop")
+    Audit(inner, pipeline=pipeline)
+    Audit(outer, pipeline=pipeline)
+    outer.get("/bills/<int:number>")(lambda number: inner.test_client().get(f"/bills/{number}").text)
+    assert Client(outer).get("/bills/7", headers={"User-Agent": "curl/8"}).text == "7"
+    assert [record["principal"]["id"] for record in records(tmp_path)] == ["bob", "anonymous"]
