@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import sys
+import types
 
 import bottle
 import pytest
@@ -13,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
+from audit_integrations.entry_points import entry_points as entry_points_of
 from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited
 from audit_middleware.capture.entry_points import entry_points
@@ -207,6 +210,33 @@ def billing():
     return app
 
 
+class Static:
+    """Keeps the next one where WhiteNoise does."""
+
+    def __init__(self, application):
+        self.application = application
+
+    def __call__(self, environ, start):
+        return self.application(environ, start)
+
+
+@pytest.mark.parametrize("around", [Static, functools.partial])
+def test_a_policy_is_seen_through_middleware_inside(pipeline, disk, around):
+    app = billing()
+    app.wsgi_app = around(app.wsgi_app)
+    Audit(app, pipeline=pipeline)
+    fill(Client(app), disk, "/nowhere")
+    assert Client(app).post("/bills/7").status_code == 200
+
+
+def test_what_can_be_called_is_seen_through_what_calls_the_next_one_an_application():
+    class ByProtocol:  # as ProtocolTypeRouter of Channels
+        application_mapping = {"http": FastAPI(), "websocket": None}  # noqa: RUF012 - as short as this
+
+    assert {point.route for point in entry_points_of(Static(billing()))} >= {"/bills/<int:number>"}
+    assert {point.route for point in entry_points_of(ByProtocol())} >= {"/docs"}
+
+
 @pytest.mark.parametrize("is_audited_itself", [False, True])
 def test_an_app_that_is_mounted_in_an_audited_one_is_seen_through_it(pipeline, disk, tmp_path, is_audited_itself):
     inner, outer = billing(), Flask("shop")
@@ -263,3 +293,27 @@ def test_an_app_whose_view_calls_another_one_leaves_a_record_of_each(pipeline, t
     outer.get("/bills/<int:number>")(lambda number: inner.test_client().get(f"/bills/{number}").text)
     assert Client(outer).get("/bills/7", headers={"User-Agent": "curl/8"}).text == "7"
     assert [record["principal"]["id"] for record in records(tmp_path)] == ["bob", "anonymous"]
+
+
+def test_whom_extensions_for_tokens_found_is_the_principal(pipeline, tmp_path, monkeypatch):
+    extension = types.ModuleType("flask_jwt_extended")
+
+    def get_jwt_identity():  # raises where no view asked for a token, as the extension's own does
+        if "token" not in g:
+            raise RuntimeError("call verify_jwt_in_request first")
+        return g.token
+
+    extension.get_jwt_identity = get_jwt_identity
+    monkeypatch.setitem(sys.modules, "flask_jwt_extended", extension)
+    app = Flask("shop")
+
+    @app.get("/<name>/<value>")
+    def view(name, value):
+        setattr(g, name, value)
+        return "ok"
+
+    Audit(app, pipeline=pipeline)
+    for path in ("/flask_httpauth_user/ann", "/token/carl", "/other/x"):
+        assert app.test_client().get(path).status_code == 200
+    found = [(record["principal"]["id"], record.get("defects")) for record in records(tmp_path)]
+    assert found == [("ann", None), ("carl", None), ("anonymous", None)]

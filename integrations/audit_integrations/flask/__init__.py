@@ -55,7 +55,8 @@ class Audit:
 
     ``identify`` is called with the WSGI environ after the app ran and names the principal when nobody else did.
     Settings come from here, then from ``app.config["AUDIT_..."]``, then from the environment. Who Flask-Login signed
-    in, or else what the app put into ``g.user``, is the principal; `current_audit` overrules both.
+    in, or else what the app put into ``g.user``, or whom Flask-HTTPAuth or Flask-JWT-Extended found, is the principal;
+    `current_audit` overrules all of them.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Audit:
             app.wsgi_app,
             identify=self._identify,
             title=app.name,
-            find_view=partial(view_of, app.wsgi_app),
+            find_view=partial(view_of, app, application=app.wsgi_app),
             declares=Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug")),
             pipeline=self._pipeline,
             **given,
@@ -196,7 +197,7 @@ def _user() -> object:
     user = g.get("_login_user")
     if user is None:
         said = plain_principal(g.get("user"))
-        return _owner_of_session() if said is None else said
+        return said or _owner_of_session() or _owner_of_credentials()
     return _described(user, in_session=flask.session.accessed and "_user_id" in flask.session) or g.get(_SIGNED_OUT)
 
 
@@ -212,6 +213,21 @@ def _owner_of_session() -> object:
         LOGGER.exception("audit: the session of Flask-Login cannot be read")
         return FAILED
     return {"id": key, "auth": "session"} if key is not None else None
+
+
+def _owner_of_credentials() -> object:
+    """Return whom Flask-HTTPAuth or Flask-JWT-Extended found, which keep tokens in cookies too; None for nobody."""
+    said = g.get("flask_httpauth_user")
+    tokens = sys.modules.get("flask_jwt_extended")
+    if said is not None or tokens is None:
+        return plain_principal(said)
+    try:
+        return plain_principal(tokens.get_jwt_identity())
+    except RuntimeError:  # no view asked for a token
+        return None
+    except Exception:  # an extension's own ways
+        LOGGER.exception("audit: the identity of a token cannot be read")
+        return FAILED
 
 
 def _described(user: Any, *, in_session: bool) -> object:  # noqa: ANN401 - an app's own class

@@ -10,19 +10,24 @@ from flask import Flask
 _MAX_WRAPPERS: Final = 50
 
 
-def view_of(application: Any, environ: dict[str, Any]) -> object:  # noqa: ANN401 - any WSGI app
+def view_of(app: Flask, environ: dict[str, Any], application: Any = None) -> object:  # noqa: ANN401 - any WSGI app
     """Return the view that a URL map leads to; raises what the map raises when there is none.
 
-    ``application`` is what a Flask app calls: its own method, with whatever middleware around it.
+    ``application`` is what the app calls: its own method, with whatever middleware around it, behind which there may
+    be another app. Through what keeps its next one elsewhere than others nothing is seen but the app itself.
     """
-    environ = dict(environ)  # a request of Flask leaves itself in the environ it gets
+    found, seen = application or app, dict(environ)
     for _ in range(_MAX_WRAPPERS):
-        owner = getattr(application, "__self__", None)
+        owner = getattr(found, "__self__", None)
         if isinstance(owner, Flask):
-            adapter = owner.create_url_adapter(owner.request_class(environ))
-            return owner.view_functions.get(adapter.match()[0]) if adapter is not None else None
-        application = _next(application, environ)
-    return None
+            return _routed(owner, seen)
+        found = _next(found, seen)
+    return _routed(app, dict(environ))
+
+
+def _routed(app: Flask, environ: dict[str, Any]) -> object:
+    adapter = app.create_url_adapter(app.request_class(environ))  # which leaves itself in the environ it gets
+    return app.view_functions.get(adapter.match()[0]) if adapter is not None else None
 
 
 def view_in(app: Flask, scope: Mapping[str, Any]) -> object:
@@ -46,7 +51,7 @@ def _next(application: Any, environ: dict[str, Any]) -> Any:  # noqa: ANN401 - a
     """Return what a middleware calls; Werkzeug's ``DispatcherMiddleware`` has apps by the path they are mounted at."""
     if isinstance(application, Flask):
         return application.wsgi_app
-    inner = getattr(application, "app", None)
+    inner = getattr(application, "app", None) or getattr(application, "application", None)  # as WhiteNoise calls it
     mounts = getattr(application, "mounts", None)
     if not isinstance(mounts, Mapping):
         return inner
