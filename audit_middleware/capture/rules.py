@@ -50,7 +50,11 @@ def rules_for(view: object, method: str) -> Rules | None:
     handler = getattr(holder, name, None) if isinstance(holder, type) and name else None
     if handler is None and method == "HEAD":  # every framework with classes of views lets that be answered by ``get``
         return rules_for(view, "GET")
-    return rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+    found = rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+    wrapped = getattr(view, "__wrapped__", None)
+    if found is None and wrapped is not None:  # by a decorator that does not pass attributes on, or around an object
+        return rules_for(wrapped, method)
+    return found or rules_of(getattr(type(view), "__call__", None))  # noqa: B004 - what it does, not whether it can
 
 
 def operations_of(view: object) -> Sequence[Any]:
