@@ -5,7 +5,7 @@ from __future__ import annotations
 from audit_middleware._version import __version__
 from audit_middleware.capture.asgi import AuditMiddleware
 from audit_middleware.capture.audited import audited
-from audit_middleware.capture.exchange import current_audit
+from audit_middleware.capture.current import current_audit
 from audit_middleware.capture.said import CurrentAudit
 from audit_middleware.capture.wsgi import AuditWSGIMiddleware
 from audit_middleware.config import Settings

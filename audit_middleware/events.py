@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from audit_middleware.capture.exchange import exchange_at_hand
+from audit_middleware.capture.current import exchange_at_hand
 from audit_middleware.capture.work import Work
 from audit_middleware.errors import AuditError
 from audit_middleware.pipeline import LOGGER, Pipeline, pipeline_at_hand

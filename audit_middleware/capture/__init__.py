@@ -13,13 +13,14 @@ from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, AsyncBody, Body
 from audit_middleware.capture.calls import CONTEXT, TRACEPARENT, Outgoing, call_route
 from audit_middleware.capture.coverage import ANY, EntryPoint
+from audit_middleware.capture.current import enter, exchange_at_hand, leave
 from audit_middleware.capture.data import DataTrail, Rows, Transaction
 from audit_middleware.capture.declared import Declaration
-from audit_middleware.capture.exchange import Exchange, enter, exchange_at_hand, leave
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import FAILED, Patience, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
 from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
-from audit_middleware.capture.routing import ROUTE, VIEW
+from audit_middleware.capture.routing import MOUNTED, ROUTE, VIEW
 from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 from audit_middleware.pipeline import declare_everywhere
@@ -30,6 +31,7 @@ __all__ = [
     "FAILED",
     "HEADERS",
     "MARK",
+    "MOUNTED",
     "ROUTE",
     "TRACEPARENT",
     "VIEW",

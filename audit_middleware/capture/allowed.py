@@ -7,7 +7,7 @@ from typing import Any
 
 from audit_middleware.capture.body import KeptBody, is_asked
 from audit_middleware.capture.redaction import allowed_parameters
-from audit_middleware.capture.said import CurrentAudit
+from audit_middleware.capture.said import CurrentAudit, union
 
 
 class AllowedParts(CurrentAudit):
@@ -35,7 +35,7 @@ class AllowedParts(CurrentAudit):
 
     def want_body(self, names: tuple[str, ...]) -> None:
         """Say which fields of the request's body may be recorded; call it before the body is read."""
-        self.body_fields = names
+        self.body_fields = union(self.body_fields, names)
         content = self.read_body() if self.read_body is not None and self.body is None else None
         if content:
             self.keep_body(content)

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange, enter, leave
+from audit_middleware.capture.current import enter, leave
+from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import identified, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import VIEW, wsgi_route
+from audit_middleware.capture.routing import wsgi_route, wsgi_view
 from audit_middleware.capture.rules import note_view
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
@@ -132,8 +133,9 @@ class Answer:
         exchange, observer = self._exchange, self._observer
         exchange.is_closed = True
         self._note_route()
-        if VIEW in self._environ or exchange.exemption is not None:
-            note_view(exchange, self._environ.get(VIEW))
+        view = wsgi_view(self._environ)
+        if view is not None or exchange.exemption is not None:
+            note_view(exchange, view)
         names = observer.query_parameters + exchange.query_parameters
         if names:
             query = self._environ.get("QUERY_STRING", "").encode("latin-1", "replace")

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from audit_middleware.capture.connection import Connection, Message, Receive, Scope, Send
+from audit_middleware.capture.current import enter, leave
 from audit_middleware.capture.entry_points import application_of, declaration_of, title_of, view_of
-from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import Identify
 from audit_middleware.capture.observer import HEADERS, MARK, MAX_PORT, Observer
 from audit_middleware.pipeline import Pipeline

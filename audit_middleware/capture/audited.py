@@ -16,10 +16,10 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from audit_middleware.capture import body as request_body
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import current_audit, exchange_at_hand
+from audit_middleware.capture.current import current_audit, exchange_at_hand
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.rules import FIELD, RULES, Rules
-from audit_middleware.capture.said import CurrentAudit, OnFailure
+from audit_middleware.capture.said import CurrentAudit, OnFailure, union
 from audit_middleware.capture.work import Work, run
 from audit_middleware.errors import ConfigurationError, RequestRefused
 from audit_middleware.pipeline import Pipeline, pipeline_at_hand
@@ -117,9 +117,10 @@ def _decorated(function: Callable[P, R], rules: Rules) -> Callable[P, R]:
     if isinstance(function, type):
         raise ConfigurationError(f"audited: {function.__qualname__} is a class: decorate its methods")
     names = set(FIELD.findall(rules.resource or ""))
-    signature = inspect.signature(function) if names else None
+    is_bound = isinstance(function, functools.partial)  # by Django's method_decorator, anew for each call
+    signature = inspect.signature(function, follow_wrapped=not is_bound) if names else None
     missing = names - set(signature.parameters) if signature is not None else set()
-    if missing and signature is not None and not _takes_anything(signature):
+    if missing and signature is not None and not (is_bound or _takes_anything(signature)):
         raise ConfigurationError(
             f"audited: {getattr(function, '__qualname__', function)} has no argument {min(missing)!r}"
         )
@@ -199,7 +200,7 @@ def _apply(
     if rules.action is not None and audit.action is None:
         audit.action = rules.action
     if rules.query:
-        audit.query_parameters = rules.query
+        audit.query_parameters = union(audit.query_parameters, rules.query)
     if rules.body:
         audit.want_body(rules.body)
     if rules.exemption is not None:

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from audit_middleware.capture.carrying import HEADER, call_purpose, is_internal, sealed_context, traced
-from audit_middleware.capture.exchange import MAX_ACTION, MAX_METHOD, MAX_PATH, MAX_REASON, Exchange, exchange_at_hand
+from audit_middleware.capture.current import exchange_at_hand
+from audit_middleware.capture.exchange import MAX_ACTION, MAX_METHOD, MAX_PATH, MAX_REASON, Exchange
 from audit_middleware.capture.meaning import MAX_ID, is_template_of, outcome_from_grpc, outcome_from_status
 from audit_middleware.capture.trace_ids import parse_traceparent
 from audit_middleware.capture.work import Work

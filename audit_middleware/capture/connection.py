@@ -11,7 +11,7 @@ from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import route_template
+from audit_middleware.capture.routing import joined, joined_params, route_template
 from audit_middleware.capture.rules import note_view
 from audit_middleware.pipeline import Pipeline
 
@@ -181,11 +181,14 @@ class Connection:
         try:
             if "user" in scope:
                 exchange.user = scope["user"]
-            exchange.path_params = scope.get("path_params")
+            params = scope.get("path_params")
+            exchange.path_params = params if exchange.below is None else joined_params(params, exchange.path_params)
             if exchange.route is None:
-                exchange.route = route_template(scope, self._initial_root, self._application)
-            if scope.get("endpoint") is not None or exchange.exemption is not None:
-                note_view(exchange, scope.get("endpoint"))
+                mount = route_template(scope, self._initial_root, self._application)
+                exchange.route = mount if exchange.below is None else joined(mount, exchange.below)
+            view = exchange.view or scope.get("endpoint")
+            if view is not None or exchange.exemption is not None:
+                note_view(exchange, view)
             names = observer.query_parameters + exchange.query_parameters
             if names:
                 exchange.take_query(scope.get("query_string", b""), names)

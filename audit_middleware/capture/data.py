@@ -14,7 +14,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from audit_middleware.capture import refusal
-from audit_middleware.capture.exchange import Exchange, exchange_at_hand
+from audit_middleware.capture.current import exchange_at_hand
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.meaning import MAX_ID
 from audit_middleware.capture.work import Work
 from audit_middleware.errors import AuditError, JournalError, RequestRefused

@@ -7,7 +7,6 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from audit_middleware.capture import refusal
@@ -23,7 +22,7 @@ from audit_middleware.capture.meaning import (
     said_outcome,
     said_resource,
 )
-from audit_middleware.capture.said import CurrentAudit, NoAudit, OnFailure
+from audit_middleware.capture.said import OnFailure
 from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
 from audit_middleware.errors import RequestRefused
 from audit_middleware.plain import Plainer
@@ -93,6 +92,10 @@ class Exchange(AllowedParts):
     is_closed = False
     record_type: bytes = b"request"
     """The type of the record that it becomes."""
+    view: object = None
+    """What an application found to call that is mounted where the outer router cannot see it."""
+    below: str | None = None
+    """The route in such an application, below the path that it is mounted at, which it does not know."""
     cause: Context | None = None
     """What brought it about in another process, if that is sealed."""
     context_defect: str | None = None
@@ -115,7 +118,8 @@ class Exchange(AllowedParts):
 
     def is_refused_by(self, on_failure: OnFailure) -> bool:
         """Hold this request to a policy of its own; say whether it must not be carried out under that."""
-        self.on_failure = on_failure
+        if on_failure == "deny" or self.on_failure is None:  # a function that is lenient softens no view that calls it
+            self.on_failure = on_failure
         if on_failure == "allow" or self.gate is None or self.gate.vouches(self):
             return False
         self.is_refused = self.status is None  # an answer that has begun cannot be replaced any more
@@ -299,22 +303,3 @@ class Exchange(AllowedParts):
         for where, found in (self.parameters or {}).items():
             details[where] = notes.value(found, f"details.{where}")
         return details
-
-
-_current: ContextVar[Exchange | None] = ContextVar("audit_exchange", default=None)
-
-
-def current_audit() -> CurrentAudit:
-    """Return the request being observed; outside one an object that takes everything and records nothing."""
-    return _current.get() or NoAudit()
-
-
-def exchange_at_hand() -> Exchange | None:
-    """Return the exchange of this context, which may be over; None where none ever was."""
-    return _current.get()
-
-
-enter: Final = _current.set
-"""Make an exchange current in this context; returns the token for `leave`."""
-leave: Final = _current.reset
-"""Make current what was before `enter`."""

@@ -119,7 +119,8 @@ def _value(names: tuple[str, ...], params: Mapping[str, object], notes: Plainer)
 @lru_cache(maxsize=4096)
 def _template(route: str) -> tuple[str, tuple[tuple[str, ...], ...]]:
     """The static segments of a route, and what each of its parameters may be called: frameworks put types around."""
-    static = [part for part in route.split("/") if part and not _PARAMETER.search(part)]
+    named = route.removeprefix("/*/")  # a language or so in front, which is not worth a parameter
+    static = [part for part in named.split("/") if part and not _PARAMETER.search(part)]
     names = tuple(tuple((braced or angled).split(":")) for braced, angled in _PARAMETER.findall(route))
     return "/".join(static) or "root", names
 

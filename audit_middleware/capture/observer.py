@@ -157,11 +157,9 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], p
 
     ``path`` is the one that was asked for, if it is known as text: the environment of WSGI shows bytes as latin-1.
     """
-    seen = {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
+    seen = seen_headers(environ)
     if path is None:
-        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        if not path.isascii():
-            path = raw(path).decode("utf-8", "replace")
+        path = asked_path(environ)
     port = declared(environ.get("REMOTE_PORT"))
     peer = environ.get("REMOTE_ADDR") or None
     if _PROXY_FIX in environ:
@@ -171,6 +169,17 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], p
     exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
     environ[MARK] = exchange
     return exchange
+
+
+def seen_headers(environ: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the raw values of `HEADERS` in a CGI environment."""
+    return {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
+
+
+def asked_path(environ: Mapping[str, Any]) -> str:
+    """Return the path that was asked for: WSGI shows bytes as latin-1."""
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    return path if path.isascii() else raw(path).decode("utf-8", "replace")
 
 
 def raw(text: str) -> bytes:

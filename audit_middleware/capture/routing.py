@@ -11,6 +11,9 @@ ROUTE: Final = "audit_middleware.route"
 
 VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
+
+MOUNTED: Final = "audit_middleware.mounted"
+"""What is in a WSGI environ if an ASGI app has mounted this one, and the ASGI middleware observes the request."""
 MAX_WRAPPERS: Final = 50
 """Middleware around an application, at most, through which it is looked for."""
 
@@ -47,6 +50,16 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, applicati
     return mounted + path
 
 
+def joined(mount: str | None, below: str) -> str:
+    """Return the template of a route ``below`` an application that is mounted, behind that of the ``mount``."""
+    return (mount or "").removesuffix("/*") + below
+
+
+def joined_params(mount: object, below: object) -> dict[str, object]:
+    """Return the parameters of both."""
+    return {name: value for params in (mount, below) if isinstance(params, Mapping) for name, value in params.items()}
+
+
 def resolved(routes: Iterable[Any]) -> Iterator[Any]:
     """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
     for route in routes:
@@ -59,6 +72,8 @@ def resolved(routes: Iterable[Any]) -> Iterator[Any]:
 def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
     """Return what has routes, or is known, behind a mount or middleware, which keep the next one as ``app``.
 
+    Channels keeps it by protocol.
+
     Returns an application without any routes if there is no other, and None if there is none at all.
     """
     empty = None
@@ -70,8 +85,13 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
             return app
         if routes is not None:
             empty = app
-        app = getattr(app, "app", None)
+        app = _next(app)
     return empty
+
+
+def _next(app: Any) -> Any:  # noqa: ANN401 - any app
+    by_protocol = getattr(app, "application_mapping", None)  # of Channels
+    return by_protocol.get("http") if isinstance(by_protocol, Mapping) else getattr(app, "app", None)
 
 
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
@@ -92,12 +112,17 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     if ROUTE in environ:
         rule, params = environ[ROUTE]
         return rule, params
-    request = environ.get("werkzeug.request")  # also there for apps of others that Werkzeug's test client calls
+    request = environ.get("werkzeug.request")  # which Werkzeug's own middleware leaves around any app
     rule = getattr(getattr(request, "url_rule", None), "rule", None)
     if isinstance(rule, str):
         return rule, getattr(request, "view_args", None)
     rule = getattr(environ.get("bottle.route"), "rule", None)
     return (rule, environ.get("route.url_args")) if isinstance(rule, str) else (None, None)
+
+
+def wsgi_view(environ: Mapping[str, Any]) -> object:
+    """Return what the router found to call, where an integration or Bottle leaves it; None where nobody does."""
+    return environ[VIEW] if VIEW in environ else getattr(environ.get("bottle.route"), "callback", None)
 
 
 def _mounts(app: object, scope: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.exemption import Exemption
@@ -15,6 +15,8 @@ from audit_middleware.capture.said import OnFailure
 RULES: Final = "__audited__"
 """The attribute that carries a function's `Rules`; wrappers that use ``functools.wraps`` pass it on."""
 _OF_API_VIEW: Final = "api_view.<locals>.decorator.<locals>.handler"
+_OF_NINJA: Final = "PathView.get_view.<locals>."
+_MAX_WRAPPERS: Final = 50
 FIELD: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -37,14 +39,45 @@ def rules_of(function: object) -> Rules | None:
 
 
 def rules_for(view: object, method: str) -> Rules | None:
-    """Return the rules of what a router calls for ``method``: a view, or the method of a class-based one."""
-    while isinstance(view, functools.partial):
-        view = view.func
+    """Return the rules of what a router calls for ``method``: a view, or the method of a class-based one.
+
+    They are seen through arguments that are filled in, and through decorators that pass no attributes on.
+    """
+    for _ in range(_MAX_WRAPPERS):
+        while isinstance(view, functools.partial):
+            view = view.func
+        found = _rules_at(view, method)
+        view = getattr(view, "__wrapped__", None)
+        if found is not None or view is None:
+            return found
+    return None
+
+
+def _rules_at(view: object, method: str) -> Rules | None:
+    operations = operations_of(view)
+    if operations:
+        return rules_of(next((each.view_func for each in operations if method in each.methods), None))
     holder = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
     actions = getattr(view, "actions", None)  # of a view set of Django REST framework: its methods have other names
-    name = actions.get(method.lower()) if isinstance(actions, dict) else method.lower()
-    handler = getattr(holder, name, None) if isinstance(holder, type) and name else None
-    return rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+    handler = _handler(holder, actions if isinstance(actions, dict) else {}, method.lower())
+    found = rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+    return found or rules_of(getattr(type(view), "__call__", None))  # noqa: B004 - what it does, not whether it can
+
+
+def _handler(holder: object, actions: Mapping[str, str], name: str) -> object:
+    """Return the method of a class of views; every framework that has them lets ``head`` be answered by ``get``."""
+    if not isinstance(holder, type):
+        return None
+    found = getattr(holder, actions.get(name, "" if actions else name), None)
+    return _handler(holder, actions, "get") if found is None and name == "head" else found
+
+
+def operations_of(view: object) -> Sequence[Any]:
+    """Return the operations among which a view of Django Ninja chooses by method; it leaves them nowhere else."""
+    if not inspect.isfunction(view) or not view.__qualname__.startswith(_OF_NINJA):
+        return ()
+    operations = getattr(inspect.getclosurevars(view).nonlocals.get("self"), "operations", ())
+    return [each for each in operations if hasattr(each, "view_func") and hasattr(each, "methods")]
 
 
 def _enclosed(handler: object) -> object:
@@ -68,8 +101,24 @@ def note_view(exchange: Exchange, view: object) -> None:
         exchange.exemption = None
     if exchange.action is None:
         exchange.action = rules.action
+    if exchange.on_failure is None:  # what a cache in front of it answers is no less worth a record
+        exchange.on_failure = rules.on_failure
+    if not exchange.query_parameters:
+        exchange.query_parameters = rules.query
     if exchange.resource is None and rules.resource is not None:
         exchange.resource = _routed(rules.resource, exchange.path_params)
+
+
+def is_out_of_policy(exchange: Exchange, view: object) -> bool:
+    """Say whether a request runs without a record under the policy of a view, and was then led to another one.
+
+    The view is asked for its policy before anything ran; what runs then may change where the router looks.
+    """
+    if not exchange.is_attempt_lost or exchange.on_failure != "allow":
+        return False
+    rules = rules_for(view, exchange.method)
+    exchange.is_refused = exchange.status is None and (rules is None or rules.on_failure != "allow")
+    return exchange.is_refused
 
 
 def _rules_of_view(view: object, method: str) -> Rules | None:

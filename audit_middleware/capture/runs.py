@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from audit_middleware.capture.carrying import Replays, sealed_context, task_purpose
+from audit_middleware.capture.current import exchange_at_hand
 from audit_middleware.capture.declared import Declaration
-from audit_middleware.capture.exchange import Exchange, exchange_at_hand
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.rules import rules_of
 from audit_middleware.capture.work import Work, conclude

@@ -12,6 +12,11 @@ OnFailure = Literal["deny", "allow"]
 """What becomes of a request whose record cannot be kept."""
 
 
+def union(names: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of both, each once."""
+    return tuple(dict.fromkeys((*names, *more))) if names else more
+
+
 class CurrentAudit:
     """What application code may say about the request at hand; whatever it leaves unset is observed.
 

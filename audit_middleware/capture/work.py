@@ -15,7 +15,8 @@ import msgspec
 
 from audit_middleware.capture import refusal
 from audit_middleware.capture.carrying import TASK_AGE, believe, task_purpose, traced
-from audit_middleware.capture.exchange import MAX_ACTION, MAX_REASON, Exchange, enter, leave
+from audit_middleware.capture.current import enter, leave
+from audit_middleware.capture.exchange import MAX_ACTION, MAX_REASON, Exchange
 from audit_middleware.capture.meaning import MAX_ID, said_outcome, said_resource
 from audit_middleware.capture.rules import Rules
 from audit_middleware.capture.trace_ids import trace_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -54,13 +54,20 @@ def entry_points(app: Any) -> list[EntryPoint]:  # noqa: ANN401 - an application
 
 
 def _walker(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401 - an application of any framework
-    """Find the framework of an application, inside the middleware wrapped around it, which keeps it as ``app``."""
+    """Find the framework of an application, inside the middleware wrapped around it."""
     for _ in range(_MAX_WRAPPERS):
         walk = _web(app) or _work(app)
         if walk is not None:
             return walk
-        app = getattr(app, "app", None)
+        app = _next(app)
     return None
+
+
+def _next(app: Any) -> Any:  # noqa: ANN401 - an application of any framework
+    by_protocol = getattr(app, "application_mapping", None)  # of Channels
+    if isinstance(by_protocol, Mapping):
+        return by_protocol.get("http")
+    return getattr(app, "app", None) or getattr(app, "application", None)  # WhiteNoise calls it so
 
 
 def _web(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401 - an application of any framework

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from audit_middleware import AuditMiddleware, ConfigurationError, Principal, Resource, current_audit
-from audit_middleware.capture.exchange import NoAudit
+from audit_middleware.capture.said import NoAudit
 from audit_middleware.journal.files import Files
 from tests.capture.kit import Harness, hello, journal_lines, make_pipeline, records
 

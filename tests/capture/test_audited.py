@@ -12,7 +12,7 @@ from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, ConfigurationError, audited, current_audit
 from audit_middleware.capture.entry_points import entry_points
 from audit_middleware.capture.exemption import Exemption
-from audit_middleware.capture.rules import rules_of
+from audit_middleware.capture.rules import rules_for, rules_of
 from tests.capture.kit import make_pipeline, records
 
 
@@ -187,3 +187,21 @@ def test_its_rules_are_seen_where_arguments_are_filled_in(app, tmp_path):
 def test_nonsense_is_refused_where_it_is_written(arguments, says):
     with pytest.raises(ConfigurationError, match=says):
         audited(**arguments)(health)
+
+
+def test_rules_of_an_object_that_is_called_are_seen_through_decorators():
+    class View:
+        @audited(exempt="asked twice a second")
+        def __call__(self):
+            return "fine"
+
+    def decorated(function):
+        def wrapper():
+            return function()
+
+        return functools.update_wrapper(wrapper, function, updated=())
+
+    assert rules_for(View(), "GET").exemption.reason == "asked twice a second"
+    assert rules_for(decorated(decorated(View())), "GET").exemption.reason == "asked twice a second"
+    assert rules_for(decorated(audited("orders.read")(lambda: None)), "GET").action == "orders.read"
+    assert rules_for(decorated(decorated(lambda: None)), "GET") is None

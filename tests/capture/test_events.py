@@ -5,7 +5,8 @@ import json
 import pytest
 
 from audit_middleware import audited, events
-from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.current import enter, leave
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.record import Principal
 from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from audit_middleware import AuditMiddleware, ConfigurationError, Principal, audited, current_audit
 from audit_middleware.capture.calls import Outgoing
 from audit_middleware.capture.carrying import HEADER, Replays, sealed_context, task_purpose
-from audit_middleware.capture.exchange import Exchange, enter, leave
+from audit_middleware.capture.current import enter, leave
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.work import Work, run
 from audit_middleware.errors import RequestRefused
 from audit_middleware.testing import FaultyFiles

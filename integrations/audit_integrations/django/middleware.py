@@ -33,6 +33,7 @@ from audit_middleware.capture import (
     refusal,
 )
 from audit_middleware.capture.body import is_asked
+from audit_middleware.capture.rules import is_out_of_policy
 from audit_middleware.quiet import asking
 
 GetResponse = Callable[[HttpRequest], Any]
@@ -63,6 +64,7 @@ class AuditMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
+        self.process_view: Callable[..., Any] = _hold_async if self._is_async else _hold
         if self._is_async:
             markcoroutinefunction(self)
         OBSERVER.declare(declaration())
@@ -151,6 +153,17 @@ class AuditMiddleware:
             note_route(request, outer)
         await _note_principal_async(request, outer, identify)
         return response
+
+
+def _hold(request: HttpRequest, view: object, *_: object) -> HttpResponse | None:
+    """Refuse a request that was let through for the policy of another view, before middleware changed its URLs."""
+    exchange = exchange_of(request)
+    is_refused = exchange is not None and is_out_of_policy(exchange, view)
+    return _refused(refusal.NOT_CARRIED_OUT) if is_refused else None
+
+
+async def _hold_async(request: HttpRequest, view: object, *arguments: object) -> HttpResponse | None:
+    return _hold(request, view, *arguments)
 
 
 def _begin(request: HttpRequest) -> Observed:

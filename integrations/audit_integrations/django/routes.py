@@ -12,24 +12,27 @@ from types import ModuleType
 from typing import Any, Final
 
 from django.conf import settings
+from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.contrib.admindocs.views import simplify_regex
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest
 from django.urls import get_resolver
-from django.urls.resolvers import URLPattern, URLResolver
-from django.utils import decorators
+from django.urls.resolvers import LocalePrefixPattern, URLPattern, URLResolver
+from django.utils import decorators, translation
 from django.views.decorators import http
 
 from audit_integrations.django.conf import project_name
 from audit_middleware.capture import ANY, Declaration, EntryPoint
 from audit_middleware.capture.entry_points import know
-from audit_middleware.capture.rules import rules_for
+from audit_middleware.capture.rules import operations_of, rules_for
 
 _OPENED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)")  # what is escaped or in a class opens no group
+_ESCAPED: Final = re.compile(r"\\(\W)")
 _IGNORED: Final = "__ignored__"
 _NAMES: Final = ("get", "post", "put", "patch", "delete")
 _MAX_DECORATORS: Final = 50
+_LANGUAGE: Final = "/*"
 
 
 def route_of(request: HttpRequest) -> tuple[str, Mapping[str, object]] | None:
@@ -37,15 +40,29 @@ def route_of(request: HttpRequest) -> tuple[str, Mapping[str, object]] | None:
     match = request.resolver_match
     if match is None or match.route is None:
         return None
+    before, route = _without_language(request, match.route)
     if not match.args:
-        return template(match.route), match.kwargs
+        return before + template(route), match.kwargs
     unnamed = {str(number): value for number, value in enumerate(match.args)}
-    return template(match.route, len(unnamed)), {**unnamed, **match.kwargs}
+    return before + template(route, len(unnamed)), {**unnamed, **match.kwargs}
 
 
 def view_of(request: HttpRequest) -> object:
-    """Return the view that the resolver finds; raises ``Resolver404`` when there is none."""
-    return get_resolver(getattr(request, "urlconf", None)).resolve(request.path_info).func
+    """Return the view that the resolver finds; raises ``Resolver404`` when there is none.
+
+    No middleware has looked yet whether the path begins with a language.
+    """
+    with translation.override(translation.get_language_from_path(request.path_info) or settings.LANGUAGE_CODE):
+        return get_resolver(getattr(request, "urlconf", None)).resolve(request.path_info).func
+
+
+def _without_language(request: HttpRequest, route: str) -> tuple[str, str]:
+    """Split the language that ``i18n_patterns`` puts in front off a route: it is the same one in every language."""
+    is_used, is_always_there = is_language_prefix_patterns_used(getattr(request, "urlconf", settings.ROOT_URLCONF))
+    language = translation.get_language_from_path(request.path_info) if is_used else None
+    if language is None or not route.startswith(f"{language}/"):
+        return "", route
+    return _LANGUAGE if is_always_there else "", route.removeprefix(f"{language}/")
 
 
 @lru_cache(maxsize=4096)
@@ -56,7 +73,7 @@ def template(route: str, unnamed: int = 0) -> str:
     which Django ignores for the named ones beside them, are ``*``.
     """
     if any(sign in route for sign in "(^$\\"):
-        return str(simplify_regex(_numbered(route, unnamed))).replace(f"<{_IGNORED}>", "*")
+        return _ESCAPED.sub(r"\1", str(simplify_regex(_numbered(route, unnamed))).replace(f"<{_IGNORED}>", "*"))
     return f"/{route}"
 
 
@@ -91,7 +108,7 @@ def _mounted(app: object) -> Declaration | None:
     return declaration() if is_audited else None
 
 
-def _view_in(asked: Mapping[str, Any]) -> object:
+def _view_in(_app: object, asked: Mapping[str, Any]) -> object:
     """Return the view that an ASGI scope or a WSGI environ leads to."""
     if "REQUEST_METHOD" in asked:
         return view_of(WSGIRequest(dict(asked)))
@@ -106,9 +123,11 @@ def _walk(patterns: Iterable[URLPattern | URLResolver], above: tuple[URLResolver
         if isinstance(pattern, URLResolver):
             yield from _walk(pattern.url_patterns, (*above, pattern))
             continue
-        route = "".join(str(each.pattern) for each in above) + str(pattern.pattern)
-        shown = template(route, _unnamed(pattern, above))
-        for method in _methods_of(pattern.callback):
+        parts = [*(each.pattern for each in above), pattern.pattern]
+        route = "".join(str(part) for part in parts if not isinstance(part, LocalePrefixPattern))
+        before = "".join(_LANGUAGE for part in parts if getattr(part, "prefix_default_language", False))
+        shown = before + template(route, _unnamed(pattern, above))
+        for method in _methods_of(pattern.callback, pattern.name):
             rules = rules_for(pattern.callback, method)
             exemption = rules.exemption if rules is not None else None
             yield EntryPoint("http", method, shown, pattern.name or pattern.lookup_str, exemption)
@@ -126,8 +145,12 @@ def _unnamed(pattern: URLPattern, above: tuple[URLResolver, ...]) -> int:
     return found
 
 
-def _methods_of(view: object) -> list[str]:
+def _methods_of(view: object, name: str | None = None) -> list[str]:
     """Return the methods that a view takes: those a class has, or those decorators of Django let through."""
+    operations = operations_of(view)
+    if operations:  # of one path, at which each of them has a pattern of its own
+        own = [each for each in operations if name in {getattr(each, "url_name", None), each.view_func.__name__}]
+        return list(dict.fromkeys(method for each in own or operations for method in each.methods))
     view_class = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if view_class is None:
         return _required_of(view) or [ANY]

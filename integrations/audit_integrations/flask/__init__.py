@@ -12,21 +12,30 @@ from typing import Any, Final
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
 from audit_middleware.capture import (
     FAILED,
+    MARK,
+    MOUNTED,
     ROUTE,
     VIEW,
     Declaration,
     EntryPoint,
+    Exchange,
     exchange_at_hand,
     plain_principal,
+    refusal,
 )
-from audit_middleware.capture.rules import rules_for
+from audit_middleware.capture.entry_points import know
+from audit_middleware.capture.rules import is_out_of_policy, rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
+from audit_middleware.errors import RequestRefused
 
 try:
     import flask
     from flask import Flask, Response, g
+    from werkzeug.exceptions import HTTPException
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Flask is missing: pip install 'audit-ready[flask]'", name=error.name) from error
+
+from audit_integrations.flask.views import view_in, view_of
 
 __all__ = ["Audit", "entry_points"]
 
@@ -45,7 +54,8 @@ class Audit:
 
     ``identify`` is called with the WSGI environ after the app ran and names the principal when nobody else did.
     Settings come from here, then from ``app.config["AUDIT_..."]``, then from the environment. Who Flask-Login signed
-    in, or else what the app put into ``g.user``, is the principal; `current_audit` overrules both.
+    in, or else what the app put into ``g.user``, or whom Flask-HTTPAuth or Flask-JWT-Extended found, is the principal;
+    `current_audit` overrules all of them.
     """
 
     def __init__(
@@ -71,7 +81,7 @@ class Audit:
             app.wsgi_app,
             identify=self._identify,
             title=app.name,
-            find_view=partial(_view, app),
+            find_view=partial(view_of, app, application=app.wsgi_app),
             declares=Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug")),
             pipeline=self._pipeline,
             **given,
@@ -79,8 +89,9 @@ class Audit:
         app.wsgi_app = middleware  # type: ignore[method-assign] # Flask's documented way to add WSGI middleware
         app.extensions[_EXTENSION] = self
         app.after_request(_note_user)  # the first one registered runs last, when the view has signed its user in
-        flask.request_started.connect(_note_route, app)
-        flask.got_request_exception.connect(_note_failure, app)
+        flask.request_started.connect(_note_route)
+        flask.request_finished.connect(_note_mounted)
+        flask.got_request_exception.connect(_note_failure)
 
 
 def _settings_of(app: Flask) -> dict[str, Any]:
@@ -96,25 +107,43 @@ def _settings_of(app: Flask) -> dict[str, Any]:
     return {_VARIABLES[name]: value for name, value in given.items()}
 
 
-def _view(app: Flask, environ: dict[str, Any]) -> object:
-    """Return the view that the URL map leads to; raises what the map raises when there is none."""
-    endpoint, _ = app.url_map.bind_to_environ(environ).match()
-    return app.view_functions.get(endpoint)
+def _declaration(app: object) -> Declaration | None:
+    """Return what an audited app declares that an ASGI app mounts: whatever is around it observes its requests."""
+    if not isinstance(app, Flask) or _EXTENSION not in app.extensions:
+        return None
+    return Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug"))
+
+
+know(_declaration, view_in)
 
 
 def _note_route(app: Flask, **_: object) -> None:
-    """Where an exception propagates, as under test, the adapter never sees Flask's request."""
-    rule = flask.request.url_rule
-    if rule is not None:
-        environ = flask.request.environ
-        environ[ROUTE] = rule.rule, flask.request.view_args
-        environ[VIEW] = app.view_functions.get(rule.endpoint)
-    exchange = exchange_at_hand()
-    if exchange is not None:
-        exchange.ask_user = _known_user
+    """Where an exception propagates, as under test, the adapter never sees Flask's request.
+
+    An app that is not audited itself may be mounted in one that is.
+    """
+    environ, rule = flask.request.environ, flask.request.url_rule
+    exchange = environ.get(MARK)
+    if not isinstance(exchange, Exchange):
+        return
+    exchange.ask_user = _known_user
     if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
         _FOLLOWED.add(app)
         sys.modules["flask_login"].user_logged_out.connect(_note_signed_out, app)
+    if rule is None:
+        return
+    view = app.view_functions.get(rule.endpoint)
+    values = dict(flask.request.view_args or {})  # a url_value_preprocessor takes some away
+    environ[ROUTE], environ[VIEW] = (rule.rule, values), view
+    if MOUNTED in environ:
+        exchange.below, exchange.path_params, exchange.view = rule.rule, values, view
+    if is_out_of_policy(exchange, view):
+        raise RequestRefused(refusal.NOT_CARRIED_OUT)
+
+
+def _note_mounted(app: Flask, response: Response, **_: object) -> None:
+    if _EXTENSION not in app.extensions and MARK in flask.request.environ:
+        _note_user(response)
 
 
 def _note_signed_out(_app: Flask, user: object, **_: object) -> None:
@@ -129,9 +158,16 @@ def _note_user(response: Response) -> Response:
     return response
 
 
-def _note_failure(_app: Flask, exception: BaseException, **_: object) -> None:
-    """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not."""
-    current_audit().failed(exception)
+def _note_failure(app: Flask, exception: BaseException, **_: object) -> None:
+    """Nobody handled this exception: Flask answers 500, and `_note_user` has run or will not.
+
+    Flask-RESTX and Flask-RESTful say so of each ``abort`` too, which they answer themselves.
+    """
+    if MARK not in flask.request.environ:
+        return
+    is_answer = isinstance(exception, HTTPException) and not app.trap_http_exception(exception)
+    if not is_answer:
+        current_audit().failed(exception)
     _note_who(is_refused=False)
 
 
@@ -160,7 +196,7 @@ def _user() -> object:
     user = g.get("_login_user")
     if user is None:
         said = plain_principal(g.get("user"))
-        return _owner_of_session() if said is None else said
+        return said or _owner_of_session() or _owner_of_credentials()
     return _described(user, in_session=flask.session.accessed and "_user_id" in flask.session) or g.get(_SIGNED_OUT)
 
 
@@ -176,6 +212,21 @@ def _owner_of_session() -> object:
         LOGGER.exception("audit: the session of Flask-Login cannot be read")
         return FAILED
     return {"id": key, "auth": "session"} if key is not None else None
+
+
+def _owner_of_credentials() -> object:
+    """Return whom Flask-HTTPAuth or Flask-JWT-Extended found, which keep tokens in cookies too; None for nobody."""
+    said = g.get("flask_httpauth_user")
+    tokens = sys.modules.get("flask_jwt_extended")
+    if said is not None or tokens is None:
+        return plain_principal(said)
+    try:
+        return plain_principal(tokens.get_jwt_identity())
+    except RuntimeError:  # no view asked for a token
+        return None
+    except Exception:  # an extension's own ways
+        LOGGER.exception("audit: the identity of a token cannot be read")
+        return FAILED
 
 
 def _described(user: Any, *, in_session: bool) -> object:  # noqa: ANN401 - an app's own class
