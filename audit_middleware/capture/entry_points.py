@@ -5,14 +5,14 @@ Nothing of a framework is imported: whatever has ``routes`` is walked, as `routi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.inventory import installed
-from audit_middleware.capture.routing import application_in, is_view, resolved
+from audit_middleware.capture.routing import application_in, frontends, is_view, path_of, resolved
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
@@ -47,7 +47,7 @@ def title_of(app: object) -> str | None:
 
 def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes, whatever wraps it
     """Yield every route of a Starlette or FastAPI app, mounted apps and websockets included."""
-    yield from _walk(app.routes, "")
+    yield from _walk(app, "")
 
 
 def application_of(app: object, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app
@@ -123,12 +123,14 @@ def _packages_of(app: object) -> tuple[str, ...]:
     return tuple(installed(dict.fromkeys(each.__module__.partition(".")[0] for each in type(app).__mro__)))
 
 
-def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
-    for route in resolved(routes):
+def _walk(app: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes
+    for route in resolved(app.routes):
         if is_view(route):
             yield from _points(route, mounted)
         else:
-            yield from _below(route, mounted + getattr(route, "path", ""))  # a host has no path
+            yield from _below(route, mounted + path_of(route))
+    for prefix, route in frontends(app):
+        yield from _below(route, f"{mounted}{prefix}{path_of(route)}".rstrip("/"))
 
 
 def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
@@ -137,8 +139,8 @@ def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - 
     known = _known_of(app)
     if known is not None:
         yield from (point._replace(route=mounted + point.route) for point in known.declaration.find())
-    elif getattr(app, "routes", None):
-        yield from _walk(app.routes, mounted)
+    elif getattr(app, "routes", None) or any(frontends(app)):
+        yield from _walk(app, mounted)
     else:  # an app without routes that can be seen, such as static files
         yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
 

@@ -22,15 +22,7 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, applicati
     The routes of the outermost ``application`` know what the path of a mount was written as.
     """
     route = scope.get("route")
-    path: object = getattr(route, "path", None) if route is not None else None
-    if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
-        context = scope["fastapi"].get("effective_route_context")
-        if context is not None and context.original_route is route:
-            path = context.path
-    elif route is None:
-        path = scope.get("path_template")  # Litestar's
-    if path is None and scope.get("endpoint") is not None:
-        path = _path_of(scope["endpoint"], getattr(scope.get("app"), "routes", None) or ())
+    path = _matched(scope, route)
     root: str = scope.get("root_path", "")
     if root == initial_root:
         return (path or "/") if isinstance(path, str) else None
@@ -47,6 +39,23 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, applicati
     return mounted + path
 
 
+def _matched(scope: Mapping[str, Any], route: object) -> object:
+    """Return the path of what matched, below all mounts."""
+    path: object = getattr(route, "path", None) if route is not None else None
+    if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
+        own = scope["fastapi"]
+        context = own.get("effective_route_context")
+        if context is not None and context.original_route is route:
+            path = context.path
+        if "frontend_path" in own:
+            path = _frontend(scope, own["frontend_path"])
+    elif route is None:
+        path = scope.get("path_template")  # Litestar's
+    if path is None and scope.get("endpoint") is not None:
+        path = _path_of(scope["endpoint"], getattr(scope.get("app"), "routes", None) or ())
+    return path
+
+
 def resolved(routes: Iterable[Any]) -> Iterator[Any]:
     """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
     for route in routes:
@@ -54,6 +63,21 @@ def resolved(routes: Iterable[Any]) -> Iterator[Any]:
             yield from sys.modules["fastapi.routing"].iter_route_contexts([route])
         else:
             yield route
+
+
+def frontends(app: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any app with routes
+    """Yield the static frontends of a FastAPI app, each with its prefix; it tries them last, and does not list them."""
+    router = app
+    for _ in range(MAX_WRAPPERS):
+        if router is None or hasattr(router, "_low_priority_routes"):
+            break
+        router = getattr(router, "router", None) or getattr(router, "app", None)
+    groups = [("", group) for group in getattr(router, "_low_priority_routes", ())]
+    for route in getattr(router, "routes", ()):
+        found = route.effective_low_priority_routes() if hasattr(route, "effective_low_priority_routes") else ()
+        groups += [(context.frontend_prefix, context.original_route) for context in found]
+    for prefix, group in groups:
+        yield from ((prefix, route) for route in getattr(group, "routes", ()))
 
 
 def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
@@ -84,6 +108,11 @@ def is_view(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
     return getattr(route, "endpoint", None) is not None
 
 
+def path_of(route: Any) -> str:  # noqa: ANN401 - routes have no common type
+    """Return the path of a mount as it is written; a host has none, and FastAPI's context of one has None."""
+    return getattr(route, "path", None) or ""
+
+
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
     """Return the template of the route that matched and its parameters; (None, None) when none did.
 
@@ -106,8 +135,14 @@ def _mounts(app: object, scope: dict[str, Any]) -> str:
         match, found = (None, {}) if is_view(route) else route.matches(scope)
         if match is not None and match.name == "FULL":
             below = _mounts(application_in(route), {**scope, **found})
-            return getattr(route, "path", "") + below  # a host has no path
+            return path_of(route) + below
     return ""
+
+
+def _frontend(scope: Mapping[str, Any], behind: str) -> str:
+    """Return the path of a static frontend, spelled as that of mounted files; ``behind`` was asked for in it."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.removesuffix(behind).rstrip("/") + "/*"
 
 
 def _path_of(endpoint: object, routes: Iterable[Any]) -> str | None:

@@ -44,7 +44,8 @@ def rules_for(view: object, method: str) -> Rules | None:
     actions = getattr(view, "actions", None)  # of a view set of Django REST framework: its methods have other names
     name = actions.get(method.lower()) if isinstance(actions, dict) else method.lower()
     handler = getattr(holder, name, None) if isinstance(holder, type) and name else None
-    return rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder)
+    called = getattr(type(view), "__call__", None)  # noqa: B004 - of a view that is an object
+    return rules_of(handler) or rules_of(_enclosed(handler)) or rules_of(view) or rules_of(holder) or rules_of(called)
 
 
 def _enclosed(handler: object) -> object:

@@ -173,6 +173,20 @@ def test_its_rules_are_seen_where_arguments_are_filled_in(app, tmp_path):
     ]
 
 
+def test_its_rules_are_seen_on_what_is_called_of_an_object(app, tmp_path):
+    class Read:
+        @audited("orders.read", exempt="asked twice a second")
+        async def __call__(self, number: int):
+            return number
+
+    app.get("/{number}")(Read())
+    assert TestClient(app).get("/7").json() == 7
+    assert records(tmp_path) == []
+    assert [point.exemption.reason for point in entry_points(app) if point.route == "/{number}"] == [
+        "asked twice a second"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
