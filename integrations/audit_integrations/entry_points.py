@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import isfunction
 from typing import Any, Final
 
 from audit_middleware import ConfigurationError
@@ -43,6 +44,7 @@ def entry_points(app: Any) -> list[EntryPoint]:  # noqa: ANN401 - an application
         raise ConfigurationError(
             f"what can be called in {name} cannot be seen; expected a FastAPI, Starlette, Flask or Django application, "
             "a Celery app, a Dramatiq broker, a click command or a Typer app"
+            + (f"; one that {app.__name__} makes is named with {app.__name__}()" if isfunction(app) else "")
         )
     try:
         points = list(walk())
