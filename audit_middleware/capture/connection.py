@@ -11,7 +11,7 @@ from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import route_template
+from audit_middleware.capture.routing import route_template, view_in
 from audit_middleware.capture.rules import note_view
 from audit_middleware.pipeline import Pipeline
 
@@ -184,8 +184,9 @@ class Connection:
             exchange.path_params = scope.get("path_params")
             if exchange.route is None:
                 exchange.route = route_template(scope, self._initial_root, self._application)
-            if scope.get("endpoint") is not None or exchange.exemption is not None:
-                note_view(exchange, scope.get("endpoint"))
+            view = view_in(scope)
+            if view is not None or exchange.exemption is not None:
+                note_view(exchange, view)
             names = observer.query_parameters + exchange.query_parameters
             if names:
                 exchange.take_query(scope.get("query_string", b""), names)

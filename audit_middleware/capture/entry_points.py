@@ -12,7 +12,7 @@ from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.inventory import installed
-from audit_middleware.capture.routing import application_in, frontends, is_view, path_of, resolved
+from audit_middleware.capture.routing import application_in, frontends, is_view, path_of, resolved, routes_of
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
@@ -78,7 +78,7 @@ def view_of(application: Any, scope: Mapping[str, Any]) -> object:  # noqa: ANN4
     known = _known_of(application)
     if known is not None:
         return known.find_view(scope)
-    for route in resolved(getattr(application, "routes", None) or ()):
+    for route in resolved(routes_of(application) or ()):
         match, found = route.matches(dict(scope))
         if match.name == "FULL":
             inner = {**scope, **found}
@@ -101,7 +101,7 @@ def _outer(inner: Any, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any a
 
 
 def _has_routes(app: object) -> bool:
-    return getattr(app, "routes", None) is not None
+    return routes_of(app) is not None
 
 
 def _known_of(app: object) -> _Known | None:
@@ -139,7 +139,7 @@ def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - 
     known = _known_of(app)
     if known is not None:
         yield from (point._replace(route=mounted + point.route) for point in known.declaration.find())
-    elif getattr(app, "routes", None) or any(frontends(app)):
+    elif routes_of(app) or any(frontends(app)):
         yield from _walk(app, mounted)
     else:  # an app without routes that can be seen, such as static files
         yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 ROUTE: Final = "audit_middleware.route"
@@ -52,8 +52,22 @@ def _matched(scope: Mapping[str, Any], route: object) -> object:
     elif route is None:
         path = scope.get("path_template")  # Litestar's
     if path is None and scope.get("endpoint") is not None:
-        path = _path_of(scope["endpoint"], getattr(scope.get("app"), "routes", None) or ())
+        path = _path_of(scope["endpoint"], routes_of(scope.get("app")) or ())
     return path
+
+
+def view_in(scope: Mapping[str, Any]) -> object:
+    """Return the view that a router found and left in the scope, Litestar's one too; None where none does."""
+    view = scope.get("endpoint")
+    return view if view is not None else getattr(scope.get("route_handler"), "fn", None)
+
+
+def routes_of(app: Any) -> Sequence[Any] | None:  # noqa: ANN401 - any app
+    """Return the routes of an app whose router is like Starlette's; None for others, as Litestar's, which has some."""
+    routes = getattr(app, "routes", None)
+    if not isinstance(routes, list | tuple):
+        return None
+    return routes if not routes or hasattr(routes[0], "matches") else None
 
 
 def resolved(routes: Iterable[Any]) -> Iterator[Any]:
@@ -89,7 +103,7 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
     for _ in range(MAX_WRAPPERS):
         if app is None:
             break
-        routes = getattr(app, "routes", None)
+        routes = routes_of(app)
         if routes or is_known(app):
             return app
         if routes is not None:
@@ -131,7 +145,7 @@ def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
 
 def _mounts(app: object, scope: dict[str, Any]) -> str:
     """Walk down the mounts that match, and join what their paths were written as."""
-    for route in resolved(getattr(app, "routes", None) or ()):
+    for route in resolved(routes_of(app) or ()):
         match, found = (None, {}) if is_view(route) else route.matches(scope)
         if match is not None and match.name == "FULL":
             below = _mounts(application_in(route), {**scope, **found})

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from audit_middleware import ConfigurationError
 from audit_middleware.capture.coverage import EntryPoint
+from audit_middleware.capture.routing import routes_of
 
 _MAX_WRAPPERS: Final = 50
 
@@ -74,7 +75,7 @@ def _web(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401
         from audit_integrations.django.routes import entry_points as of_django
 
         return of_django
-    if hasattr(app, "routes"):
+    if routes_of(app) is not None:
         from audit_integrations.starlette import entry_points as of_starlette
 
         return partial(of_starlette, app)
