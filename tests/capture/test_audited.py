@@ -135,6 +135,17 @@ def test_a_request_that_never_reached_the_exempt_view_is_recorded(app, tmp_path)
     assert records(tmp_path)[0]["outcome"] == "denied"
 
 
+def test_a_method_that_the_router_refuses_is_not_called_what_the_view_is(app, tmp_path):
+    @app.get("/orders/{number}")
+    @audited("orders.read", resource="order:{number}")
+    def read(number: int):
+        return number
+
+    assert TestClient(app).delete("/orders/7").status_code == 405
+    (record,) = records(tmp_path)
+    assert (record["action"], record["resource"]["id"]) == ("DELETE /orders/{number}", "7")
+
+
 def test_an_argument_that_cannot_be_shown_is_a_defect_and_no_error(app, tmp_path):
     class Bad:
         def __str__(self):
