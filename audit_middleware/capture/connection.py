@@ -11,7 +11,7 @@ from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import route_template, view_in
+from audit_middleware.capture.routing import Below, route_template, view_in
 from audit_middleware.capture.rules import note_view
 from audit_middleware.pipeline import Pipeline
 
@@ -181,10 +181,10 @@ class Connection:
         try:
             if "user" in scope:
                 exchange.user = scope["user"]
-            exchange.path_params = scope.get("path_params")
+            below, exchange.path_params = exchange.path_params, scope.get("path_params")
             if exchange.route is None:
                 exchange.route = route_template(scope, self._initial_root, self._application)
-            view = view_in(scope)
+            view = view_in(scope) if type(below) is not Below else _take(exchange, below)
             if view is not None or exchange.exemption is not None:
                 note_view(exchange, view)
             names = observer.query_parameters + exchange.query_parameters
@@ -230,6 +230,14 @@ def _is_answered_outside(scope: Scope) -> bool:
     """Whether a Starlette app has a handler for everything: it runs around all middleware and answers as it likes."""
     handlers = getattr(scope.get("app"), "exception_handlers", None)
     return isinstance(handlers, Mapping) and not handlers.keys().isdisjoint((500, Exception))
+
+
+def _take(exchange: Exchange, below: Below) -> object:
+    """Take what WSGI behind a bridge found, below what the bridge is mounted at; return its view."""
+    exchange.route = f"{(exchange.route or '').removesuffix('/*')}{below.route}"
+    mounted = exchange.path_params if isinstance(exchange.path_params, Mapping) else {}
+    exchange.path_params = {**mounted, **(below.params or {})}
+    return below.view
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

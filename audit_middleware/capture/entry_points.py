@@ -6,6 +6,7 @@ Nothing of a framework is imported: whatever has ``routes`` is walked, as `routi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from audit_middleware.capture.coverage import ANY, EntryPoint
@@ -16,14 +17,14 @@ from audit_middleware.capture.routing import application_in, frontends, is_view,
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
-FindView = Callable[[Mapping[str, Any]], object]
+FindView = Callable[[Any, Mapping[str, Any]], object]
 
 
 class _Known(NamedTuple):
     """What an integration knows about one application."""
 
     declaration: Declaration
-    find_view: FindView
+    find_view: Callable[[Mapping[str, Any]], object]
 
 
 _known: Final[dict[Describe, FindView]] = {}
@@ -33,7 +34,7 @@ _DEFAULT_TITLES: Final = frozenset({"", "FastAPI"})
 def know(describe: Describe, find_view: FindView) -> None:
     """Ask ``describe`` too what can be called in an app whose routes cannot be seen; it answers None for most.
 
-    ``find_view`` is given the scope that such an app gets, and says what it would call. For integrations whose
+    ``find_view`` is given such an app and the scope that it gets, and says what it would call. For integrations whose
     framework tells an ASGI middleware around it which route it was, as Django's does.
     """
     _known[describe] = find_view
@@ -108,7 +109,7 @@ def _known_of(app: object) -> _Known | None:
     for describe, find_view in _known.items():
         declaration = describe(app)
         if declaration is not None:
-            return _Known(declaration, find_view)
+            return _Known(declaration, partial(find_view, app))
     return None
 
 

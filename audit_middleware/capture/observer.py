@@ -12,8 +12,9 @@ from audit_middleware import config
 from audit_middleware.capture.carrying import CALL_AGE, Replays, believe, call_purpose
 from audit_middleware.capture.client_address import AddressResolver
 from audit_middleware.capture.declared import Declaration
-from audit_middleware.capture.exchange import Exchange
+from audit_middleware.capture.exchange import Exchange, exchange_at_hand
 from audit_middleware.capture.identify import Patience
+from audit_middleware.capture.routing import ROUTE, VIEW, Below
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
@@ -152,6 +153,28 @@ def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
         raise
 
 
+def around(environ: dict[str, Any]) -> Exchange | None:
+    """Return the exchange of an ASGI middleware around the bridge that made this environment; None if there is none.
+
+    Bridges translate a scope and pass on nothing of ours but the context; another request in it, as a test client
+    makes one, is not the same.
+    """
+    outer = exchange_at_hand()
+    if outer is None or outer.is_closed or outer.method != environ.get("REQUEST_METHOD"):
+        return None
+    if outer.path != _path_of(environ):
+        return None
+    environ[MARK] = outer
+    return outer
+
+
+def tell(outer: Exchange, environ: Mapping[str, Any]) -> None:
+    """Tell the exchange around a bridge which route and view an integration found."""
+    if ROUTE in environ and not outer.is_closed:
+        route, arguments = environ[ROUTE]
+        outer.path_params = Below(route, arguments, environ.get(VIEW))
+
+
 def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], path: str | None = None) -> Exchange:
     """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``.
 
@@ -159,9 +182,7 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], p
     """
     seen = {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
     if path is None:
-        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        if not path.isascii():
-            path = raw(path).decode("utf-8", "replace")
+        path = _path_of(environ)
     port = declared(environ.get("REMOTE_PORT"))
     peer = environ.get("REMOTE_ADDR") or None
     if _PROXY_FIX in environ:
@@ -171,6 +192,11 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], p
     exchange.request_bytes = declared(environ.get("CONTENT_LENGTH"))
     environ[MARK] = exchange
     return exchange
+
+
+def _path_of(environ: Mapping[str, Any]) -> str:
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    return path if path.isascii() else raw(path).decode("utf-8", "replace")
 
 
 def raw(text: str) -> bytes:

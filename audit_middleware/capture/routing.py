@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 ROUTE: Final = "audit_middleware.route"
 """Where an integration leaves (template, parameters) in a WSGI environ, if the framework does not leave them."""
@@ -13,6 +13,14 @@ VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
 MAX_WRAPPERS: Final = 50
 """Middleware around an application, at most, through which it is looked for."""
+
+
+class Below(NamedTuple):
+    """What a WSGI application knows of a request that a bridge gave it, for the ASGI middleware around the bridge."""
+
+    route: str
+    params: Mapping[str, Any] | None
+    view: object
 
 
 def route_template(scope: MutableMapping[str, Any], initial_root: str, application: object) -> str | None:
@@ -108,7 +116,7 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
             return app
         if routes is not None:
             empty = app
-        app = getattr(app, "app", None)
+        app = getattr(app, "app", None) or getattr(app, "wsgi_application", None)  # asgiref's bridge to WSGI
     return empty
 
 

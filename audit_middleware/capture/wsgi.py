@@ -16,7 +16,8 @@ from audit_middleware.capture.answer import Answer, Body, Environ
 from audit_middleware.capture.body import Tee, is_asked
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange, enter, leave
-from audit_middleware.capture.observer import MARK, Observer, begin_cgi
+from audit_middleware.capture.identify import identified
+from audit_middleware.capture.observer import MARK, Observer, around, begin_cgi, tell
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
@@ -61,6 +62,9 @@ class AuditWSGIMiddleware:
         """Observe one request."""
         if MARK in environ:  # an outer AuditWSGIMiddleware observes this one
             return self.app(environ, start_response)
+        outer = around(environ)
+        if outer is not None:
+            return self._tell(outer, environ, start_response)
         observer = self._observer
         pipeline = observer.pipeline or observer.pipeline_of(lambda: self._title)
         exchange = begin_cgi(observer, pipeline, environ)
@@ -80,6 +84,21 @@ class AuditWSGIMiddleware:
             raise
         finally:
             leave(token)
+
+    def _tell(self, outer: Exchange, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer, and tell the ASGI middleware that observes this request what only an integration knows."""
+
+        def starting(*arguments: Any) -> Write:  # noqa: ANN401 - two or three, PEP 3333
+            tell(outer, environ)
+            return start_response(*arguments)
+
+        try:
+            return self.app(environ, starting)
+        finally:
+            tell(outer, environ)
+            identify = self._observer.identify
+            if identify is not None and outer.principal is None:
+                outer.principal = identified(identify, environ, self._observer.patience)
 
 
 class WSGIAnswer(Answer):

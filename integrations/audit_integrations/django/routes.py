@@ -90,7 +90,7 @@ def _mounted(app: object) -> Declaration | None:
     return declaration() if is_audited else None
 
 
-def _view_in(scope: Mapping[str, Any]) -> object:
+def _view_in(_app: object, scope: Mapping[str, Any]) -> object:
     return view_of(ASGIRequest({**scope, "method": scope.get("method", "GET")}, io.BytesIO()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from audit_middleware.capture import (
     exchange_at_hand,
     plain_principal,
 )
+from audit_middleware.capture.entry_points import know
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.config import COLLECTOR_VARIABLES, SETTINGS, variable
 
@@ -72,7 +73,7 @@ class Audit:
             identify=self._identify,
             title=app.name,
             find_view=partial(_view, app),
-            declares=Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug")),
+            declares=_declaration(app),
             pipeline=self._pipeline,
             **given,
         )
@@ -100,6 +101,24 @@ def _view(app: Flask, environ: dict[str, Any]) -> object:
     """Return the view that the URL map leads to; raises what the map raises when there is none."""
     endpoint, _ = app.url_map.bind_to_environ(environ).match()
     return app.view_functions.get(endpoint)
+
+
+def _declaration(app: Flask) -> Declaration:
+    return Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug"))
+
+
+def _mounted(app: object) -> Declaration | None:
+    """Return what an audited app behind a bridge declares: it tells the ASGI middleware which route it was."""
+    return _declaration(app) if isinstance(app, Flask) and _EXTENSION in app.extensions else None
+
+
+def _view_in(app: Flask, scope: Mapping[str, Any]) -> object:
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    endpoint, _ = app.url_map.bind("").match(path, scope.get("method", "GET"))
+    return app.view_functions.get(endpoint)
+
+
+know(_mounted, _view_in)
 
 
 def _note_route(app: Flask, **_: object) -> None:
