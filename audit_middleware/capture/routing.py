@@ -53,8 +53,11 @@ def _matched(scope: Mapping[str, Any], route: object) -> object:
     if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
         own = scope["fastapi"]
         context = own.get("effective_route_context")
+        plain: Any = getattr(context, "starlette_route", None)  # of such a router too, and left nowhere else
         if context is not None and context.original_route is route:
             path = context.path
+        elif scope.get("endpoint") is not None and getattr(plain, "endpoint", None) is scope["endpoint"]:
+            path = plain.path
         if "frontend_path" in own:
             path = _frontend(scope, own["frontend_path"])
     elif route is None:
