@@ -199,15 +199,20 @@ def _apply(
     if rules.action is not None and audit.action is None:
         audit.action = rules.action
     if rules.query:
-        audit.query_parameters = rules.query
+        audit.query_parameters = _joined(audit.query_parameters, rules.query)
     if rules.body:
-        audit.want_body(rules.body)
+        audit.want_body(_joined(audit.body_fields, rules.body))
     if rules.exemption is not None:
         audit.exemption = rules.exemption
     if rules.resource is not None and audit.resource is None:
         audit.resource = _filled(rules.resource, signature, arguments, named)
     if rules.on_failure is not None and audit.is_refused_by(rules.on_failure):
         raise RequestRefused(refusal.NOT_CARRIED_OUT)
+
+
+def _joined(names: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return both: a dependency and the view that it stands before may name some each."""
+    return tuple(dict.fromkeys((*names, *more)))
 
 
 def _filled(

@@ -79,6 +79,23 @@ def test_the_query_parameters_it_names_are_recorded_and_no_others(app, tmp_path)
     assert [record.get("details") for record in records(tmp_path)] == [{"query": {"page": ["2"]}}, None]
 
 
+def test_a_dependency_and_its_view_name_query_parameters_and_fields_beside_each_other(app, tmp_path):
+    @audited(query=["tenant"], body=["reason"])
+    def of_tenant(tenant: str):
+        return tenant
+
+    @app.post("/orders")
+    @audited(query=["page"], body=["amount"])
+    def create(order: dict, tenant: str = Depends(of_tenant)):
+        return tenant
+
+    client = TestClient(app)
+    client.post("/orders?tenant=acme&page=2&token=x", json={"reason": "gift", "amount": 7, "card": "x"})
+    assert records(tmp_path)[0]["details"] == {
+        "query": {"tenant": ["acme"], "page": ["2"]}, "body": {"reason": "gift", "amount": 7},
+    }  # fmt: skip
+
+
 def test_it_works_under_flask(tmp_path):
     app = Flask("shop")
 
