@@ -21,6 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _NOT_APPENDED: Final = -2
+_CLIENT_LEFT: Final = "ClientDisconnect"  # what Starlette raises for a body that will not come any more
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
 
 
@@ -164,7 +165,8 @@ class Connection:
         exchange = self._exchange
         if exchange.is_closed:
             return
-        if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
+        is_theirs = isinstance(error, OSError | asyncio.CancelledError) or type(error).__name__ == _CLIENT_LEFT
+        if exchange.ended == "disconnected" and is_theirs:
             return
         exchange.failed(error)
         if exchange.status is None and not _is_answered_outside(self._scope):
