@@ -19,8 +19,8 @@ from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import FAILED, Patience, identified, identified_async
 from audit_middleware.capture.meaning import plain_principal
-from audit_middleware.capture.observer import HEADERS, MARK, Observer, begin_cgi
-from audit_middleware.capture.routing import MOUNTED, ROUTE, VIEW
+from audit_middleware.capture.observer import HEADERS, MARK, Observer, around, begin_cgi, tell
+from audit_middleware.capture.routing import ROUTE, VIEW
 from audit_middleware.capture.runs import Runs
 from audit_middleware.capture.work import Work, admit, carry_out, conclude, run
 from audit_middleware.pipeline import declare_everywhere
@@ -31,7 +31,6 @@ __all__ = [
     "FAILED",
     "HEADERS",
     "MARK",
-    "MOUNTED",
     "ROUTE",
     "TRACEPARENT",
     "VIEW",
@@ -50,6 +49,7 @@ __all__ = [
     "Transaction",
     "Work",
     "admit",
+    "around",
     "begin_cgi",
     "call_route",
     "carry_out",
@@ -63,4 +63,5 @@ __all__ = [
     "plain_principal",
     "refusal",
     "run",
+    "tell",
 ]

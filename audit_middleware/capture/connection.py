@@ -11,7 +11,7 @@ from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
-from audit_middleware.capture.routing import joined, joined_params, route_template
+from audit_middleware.capture.routing import joined, joined_params, route_template, view_in
 from audit_middleware.capture.rules import note_view
 from audit_middleware.pipeline import Pipeline
 
@@ -21,6 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _NOT_APPENDED: Final = -2
+_CLIENT_LEFT: Final = "ClientDisconnect"  # what Starlette raises for a body that will not come any more
 _STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
 
 
@@ -164,7 +165,8 @@ class Connection:
         exchange = self._exchange
         if exchange.is_closed:
             return
-        if exchange.ended == "disconnected" and isinstance(error, OSError | asyncio.CancelledError):
+        is_theirs = isinstance(error, OSError | asyncio.CancelledError) or type(error).__name__ == _CLIENT_LEFT
+        if exchange.ended == "disconnected" and is_theirs:
             return
         exchange.failed(error)
         if exchange.status is None and not _is_answered_outside(self._scope):
@@ -186,7 +188,7 @@ class Connection:
             if exchange.route is None:
                 mount = route_template(scope, self._initial_root, self._application)
                 exchange.route = mount if exchange.below is None else joined(mount, exchange.below)
-            view = exchange.view or scope.get("endpoint")
+            view = exchange.view or view_in(scope)
             if view is not None or exchange.exemption is not None:
                 note_view(exchange, view)
             names = observer.query_parameters + exchange.query_parameters

@@ -5,7 +5,7 @@ Nothing of a framework is imported: whatever has ``routes`` is walked, as `routi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.inventory import installed
-from audit_middleware.capture.routing import application_in, is_view, resolved
+from audit_middleware.capture.routing import application_in, frontends, is_view, path_of, resolved, routes_of
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]
@@ -48,7 +48,7 @@ def title_of(app: object) -> str | None:
 
 def entry_points(app: Any) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes, whatever wraps it
     """Yield every route of a Starlette or FastAPI app, mounted apps and websockets included."""
-    yield from _walk(app.routes, "")
+    yield from _walk(app, "")
 
 
 def application_of(app: object, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any app
@@ -79,7 +79,7 @@ def view_of(application: Any, scope: Mapping[str, Any]) -> object:  # noqa: ANN4
     known = known_of(application)
     if known is not None:
         return known.find_view(scope)
-    for route in resolved(getattr(application, "routes", None) or ()):
+    for route in resolved(routes_of(application) or ()):
         match, found = route.matches(dict(scope))
         if match.name == "FULL":
             inner = {**scope, **found}
@@ -102,7 +102,7 @@ def _outer(inner: Any, scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any a
 
 
 def _has_routes(app: object) -> bool:
-    return getattr(app, "routes", None) is not None
+    return routes_of(app) is not None
 
 
 def known_of(app: object) -> Known | None:
@@ -125,12 +125,14 @@ def _packages_of(app: object) -> tuple[str, ...]:
     return tuple(installed(dict.fromkeys(each.__module__.partition(".")[0] for each in type(app).__mro__)))
 
 
-def _walk(routes: Iterable[Any], mounted: str) -> Iterator[EntryPoint]:
-    for route in resolved(routes):
+def _walk(app: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - any app with routes
+    for route in resolved(app.routes):
         if is_view(route):
             yield from _points(route, mounted)
         else:
-            yield from _below(route, mounted + getattr(route, "path", ""))  # a host has no path
+            yield from _below(route, mounted + path_of(route))
+    for prefix, route in frontends(app):
+        yield from _below(route, f"{mounted}{prefix}{path_of(route)}".rstrip("/"))
 
 
 def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - routes have no common type
@@ -139,8 +141,8 @@ def _below(route: Any, mounted: str) -> Iterator[EntryPoint]:  # noqa: ANN401 - 
     known = known_of(app)
     if known is not None:
         yield from (point._replace(route=mounted + point.route) for point in known.declaration.find())
-    elif getattr(app, "routes", None):
-        yield from _walk(app.routes, mounted)
+    elif routes_of(app) or any(frontends(app)):
+        yield from _walk(app, mounted)
     else:  # an app without routes that can be seen, such as static files
         yield EntryPoint("http", ANY, f"{mounted}/*", str(getattr(route, "name", None) or ""))
 

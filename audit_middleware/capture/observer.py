@@ -11,9 +11,11 @@ from typing import Any, Final
 from audit_middleware import config
 from audit_middleware.capture.carrying import CALL_AGE, Replays, believe, call_purpose
 from audit_middleware.capture.client_address import AddressResolver
+from audit_middleware.capture.current import exchange_at_hand
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import Patience
+from audit_middleware.capture.routing import wsgi_route, wsgi_view
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
@@ -152,14 +154,37 @@ def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
         raise
 
 
+def around(environ: dict[str, Any]) -> Exchange | None:
+    """Return the exchange of an ASGI middleware around the bridge that made this environment; None if there is none.
+
+    Bridges translate a scope and pass on nothing of ours but the context; another request in it, as a test client
+    makes one, is not the same.
+    """
+    outer = exchange_at_hand()
+    if outer is None or outer.is_closed or outer.method != environ.get("REQUEST_METHOD"):
+        return None
+    agent = environ.get("HTTP_USER_AGENT")
+    if outer.path != _path_of(environ) or outer.user_agent != (raw(agent) if agent is not None else None):
+        return None
+    environ[MARK] = outer
+    return outer
+
+
+def tell(outer: Exchange, environ: Mapping[str, Any]) -> None:
+    """Tell the exchange around a bridge which route and view were found behind it."""
+    route, params = wsgi_route(environ)
+    if route is not None and not outer.is_closed:
+        outer.below, outer.path_params, outer.view = route, params, wsgi_view(environ)
+
+
 def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], path: str | None = None) -> Exchange:
     """Begin the exchange of a CGI environment: WSGI's, or what Django keeps as ``request.META``.
 
     ``path`` is the one that was asked for, if it is known as text: the environment of WSGI shows bytes as latin-1.
     """
-    seen = seen_headers(environ)
+    seen = {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
     if path is None:
-        path = asked_path(environ)
+        path = _path_of(environ)
     port = declared(environ.get("REMOTE_PORT"))
     peer = environ.get("REMOTE_ADDR") or None
     if _PROXY_FIX in environ:
@@ -171,13 +196,7 @@ def begin_cgi(observer: Observer, pipeline: Pipeline, environ: dict[str, Any], p
     return exchange
 
 
-def seen_headers(environ: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the raw values of `HEADERS` in a CGI environment."""
-    return {name: raw(environ[name]) for name in _CGI_HEADERS if name in environ}
-
-
-def asked_path(environ: Mapping[str, Any]) -> str:
-    """Return the path that was asked for: WSGI shows bytes as latin-1."""
+def _path_of(environ: Mapping[str, Any]) -> str:
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     return path if path.isascii() else raw(path).decode("utf-8", "replace")
 

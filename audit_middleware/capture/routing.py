@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 ROUTE: Final = "audit_middleware.route"
@@ -11,9 +11,6 @@ ROUTE: Final = "audit_middleware.route"
 
 VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
-
-MOUNTED: Final = "audit_middleware.mounted"
-"""What is in a WSGI environ if an ASGI app has mounted this one, and the ASGI middleware observes the request."""
 MAX_WRAPPERS: Final = 50
 """Middleware around an application, at most, through which it is looked for."""
 
@@ -25,15 +22,7 @@ def route_template(scope: MutableMapping[str, Any], initial_root: str, applicati
     The routes of the outermost ``application`` know what the path of a mount was written as.
     """
     route = scope.get("route")
-    path: object = getattr(route, "path", None) if route is not None else None
-    if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
-        context = scope["fastapi"].get("effective_route_context")
-        if context is not None and context.original_route is route:
-            path = context.path
-    elif route is None:
-        path = scope.get("path_template")  # Litestar's
-    if path is None and scope.get("endpoint") is not None:
-        path = _path_of(scope["endpoint"], getattr(scope.get("app"), "routes", None) or ())
+    path = _matched(scope, route)
     root: str = scope.get("root_path", "")
     if root == initial_root:
         return (path or "/") if isinstance(path, str) else None
@@ -60,6 +49,40 @@ def joined_params(mount: object, below: object) -> dict[str, object]:
     return {name: value for params in (mount, below) if isinstance(params, Mapping) for name, value in params.items()}
 
 
+def _matched(scope: Mapping[str, Any], route: object) -> object:
+    """Return the path of what matched, below all mounts."""
+    path: object = getattr(route, "path", None) if route is not None else None
+    if "fastapi" in scope:  # a route of a router that was included with a prefix does not know the prefix
+        own = scope["fastapi"]
+        context = own.get("effective_route_context")
+        plain: Any = getattr(context, "starlette_route", None)  # of such a router too, and left nowhere else
+        if context is not None and context.original_route is route:
+            path = context.path
+        elif scope.get("endpoint") is not None and getattr(plain, "endpoint", None) is scope["endpoint"]:
+            path = plain.path
+        if "frontend_path" in own:
+            path = _frontend(scope, own["frontend_path"])
+    elif route is None:
+        path = scope.get("path_template")  # Litestar's
+    if path is None and scope.get("endpoint") is not None:
+        path = _path_of(scope["endpoint"], routes_of(scope.get("app")) or ())
+    return path
+
+
+def view_in(scope: Mapping[str, Any]) -> object:
+    """Return the view that a router found and left in the scope, Litestar's one too; None where none does."""
+    view = scope.get("endpoint")
+    return view if view is not None else getattr(scope.get("route_handler"), "fn", None)
+
+
+def routes_of(app: Any) -> Sequence[Any] | None:  # noqa: ANN401 - any app
+    """Return the routes of an app whose router is like Starlette's; None for others, as Litestar's, which has some."""
+    routes = getattr(app, "routes", None)
+    if not isinstance(routes, list | tuple):
+        return None
+    return routes if not routes or hasattr(routes[0], "matches") else None
+
+
 def resolved(routes: Iterable[Any]) -> Iterator[Any]:
     """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
     for route in routes:
@@ -67,6 +90,21 @@ def resolved(routes: Iterable[Any]) -> Iterator[Any]:
             yield from sys.modules["fastapi.routing"].iter_route_contexts([route])
         else:
             yield route
+
+
+def frontends(app: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any app with routes
+    """Yield the static frontends of a FastAPI app, each with its prefix; it tries them last, and does not list them."""
+    router = app
+    for _ in range(MAX_WRAPPERS):
+        if router is None or hasattr(router, "_low_priority_routes"):
+            break
+        router = getattr(router, "router", None) or getattr(router, "app", None)
+    groups = [("", group) for group in getattr(router, "_low_priority_routes", ())]
+    for route in getattr(router, "routes", ()):
+        found = route.effective_low_priority_routes() if hasattr(route, "effective_low_priority_routes") else ()
+        groups += [(context.frontend_prefix, context.original_route) for context in found]
+    for prefix, group in groups:
+        yield from ((prefix, route) for route in getattr(group, "routes", ()))
 
 
 def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
@@ -80,7 +118,7 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
     for _ in range(MAX_WRAPPERS):
         if app is None:
             break
-        routes = getattr(app, "routes", None)
+        routes = routes_of(app)
         if routes or is_known(app):
             return app
         if routes is not None:
@@ -91,7 +129,9 @@ def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: F
 
 def _next(app: Any) -> Any:  # noqa: ANN401 - any app
     by_protocol = getattr(app, "application_mapping", None)  # of Channels
-    return by_protocol.get("http") if isinstance(by_protocol, Mapping) else getattr(app, "app", None)
+    if isinstance(by_protocol, Mapping):
+        return by_protocol.get("http")
+    return getattr(app, "app", None) or getattr(app, "wsgi_application", None)  # asgiref's bridge to WSGI
 
 
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
@@ -102,6 +142,11 @@ def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
 def is_view(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
     """Whether a route calls a view; a mount and a host have none, and FastAPI's context of either has None."""
     return getattr(route, "endpoint", None) is not None
+
+
+def path_of(route: Any) -> str:  # noqa: ANN401 - routes have no common type
+    """Return the path of a mount as it is written; a host has none, and FastAPI's context of one has None."""
+    return getattr(route, "path", None) or ""
 
 
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:
@@ -127,12 +172,18 @@ def wsgi_view(environ: Mapping[str, Any]) -> object:
 
 def _mounts(app: object, scope: dict[str, Any]) -> str:
     """Walk down the mounts that match, and join what their paths were written as."""
-    for route in resolved(getattr(app, "routes", None) or ()):
+    for route in resolved(routes_of(app) or ()):
         match, found = (None, {}) if is_view(route) else route.matches(scope)
         if match is not None and match.name == "FULL":
             below = _mounts(application_in(route), {**scope, **found})
-            return getattr(route, "path", "") + below  # a host has no path
+            return path_of(route) + below
     return ""
+
+
+def _frontend(scope: Mapping[str, Any], behind: str) -> str:
+    """Return the path of a static frontend, spelled as that of mounted files; ``behind`` was asked for in it."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.removesuffix(behind).rstrip("/") + "/*"
 
 
 def _path_of(endpoint: object, routes: Iterable[Any]) -> str | None:

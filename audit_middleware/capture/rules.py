@@ -14,6 +14,7 @@ from audit_middleware.capture.said import OnFailure
 
 RULES: Final = "__audited__"
 """The attribute that carries a function's `Rules`; wrappers that use ``functools.wraps`` pass it on."""
+_NOT_ALLOWED: Final = 405
 _OF_API_VIEW: Final = "api_view.<locals>.decorator.<locals>.handler"
 _OF_NINJA: Final = "PathView.get_view.<locals>."
 _MAX_WRAPPERS: Final = 50
@@ -99,7 +100,7 @@ def note_view(exchange: Exchange, view: object) -> None:
         return
     if exchange.exemption is not rules.exemption:
         exchange.exemption = None
-    if exchange.action is None:
+    if exchange.action is None and exchange.status != _NOT_ALLOWED:  # a DELETE is not what the view for GET is called
         exchange.action = rules.action
     if exchange.on_failure is None:  # what a cache in front of it answers is no less worth a record
         exchange.on_failure = rules.on_failure

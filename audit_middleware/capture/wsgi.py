@@ -14,12 +14,12 @@ from typing import Any, Final
 from audit_middleware.capture import refusal
 from audit_middleware.capture.answer import Answer, Body, Environ
 from audit_middleware.capture.body import Tee, is_asked
-from audit_middleware.capture.current import enter, exchange_at_hand, leave
+from audit_middleware.capture.current import enter, leave
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.entry_points import known_of
 from audit_middleware.capture.exchange import Exchange
-from audit_middleware.capture.observer import MARK, Observer, asked_path, begin_cgi, seen_headers
-from audit_middleware.capture.routing import MOUNTED
+from audit_middleware.capture.identify import identified
+from audit_middleware.capture.observer import MARK, Observer, around, begin_cgi, tell
 from audit_middleware.errors import JournalError
 from audit_middleware.pipeline import Pipeline
 
@@ -67,10 +67,9 @@ class AuditWSGIMiddleware:
         """Observe one request."""
         if MARK in environ:  # an outer AuditWSGIMiddleware observes this one
             return self.app(environ, start_response)
-        outer = exchange_at_hand()
-        if outer is not None and _is_same(outer, environ):  # as an ASGI app mounts it: that one is observed already
-            environ[MARK], environ[MOUNTED] = outer, True
-            return self.app(environ, start_response)
+        outer = around(environ)
+        if outer is not None:
+            return self._tell(outer, environ, start_response)
         observer = self._observer
         pipeline = observer.pipeline or observer.pipeline_of(lambda: self._title)
         exchange = begin_cgi(observer, pipeline, environ)
@@ -91,16 +90,24 @@ class AuditWSGIMiddleware:
         finally:
             leave(token)
 
+    def _tell(self, outer: Exchange, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer, and tell the ASGI middleware that observes this request what only an integration knows."""
+
+        def starting(*arguments: Any) -> Write:  # noqa: ANN401 - two or three, PEP 3333
+            tell(outer, environ)
+            return start_response(*arguments)
+
+        try:
+            return self.app(environ, starting)
+        finally:
+            tell(outer, environ)
+            identify = self._observer.identify
+            if identify is not None and outer.principal is None:
+                outer.principal = identified(identify, environ, self._observer.patience)
+
 
 def _no_view(_environ: Environ) -> None:
     """Nothing tells what the application would call."""
-
-
-def _is_same(outer: Exchange, environ: Environ) -> bool:
-    """Say whether an exchange at hand is of this request, and not of one whose view calls another application."""
-    if outer.is_closed or outer.record_type != b"request" or outer.method != environ.get("REQUEST_METHOD"):
-        return False
-    return outer.path == asked_path(environ) and outer.user_agent == seen_headers(environ).get("HTTP_USER_AGENT")
 
 
 class WSGIAnswer(Answer):

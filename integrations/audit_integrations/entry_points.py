@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from inspect import isfunction
 from typing import Any, Final
 
 from audit_middleware import ConfigurationError
 from audit_middleware.capture.coverage import EntryPoint
+from audit_middleware.capture.routing import routes_of
 
 _MAX_WRAPPERS: Final = 50
 
@@ -43,6 +45,7 @@ def entry_points(app: Any) -> list[EntryPoint]:  # noqa: ANN401 - an application
         raise ConfigurationError(
             f"what can be called in {name} cannot be seen; expected a FastAPI, Starlette, Flask or Django application, "
             "a Celery app, a Dramatiq broker, a click command or a Typer app"
+            + (f"; one that {app.__name__} makes is named with {app.__name__}()" if isfunction(app) else "")
         )
     try:
         points = list(walk())
@@ -79,7 +82,7 @@ def _web(app: Any) -> Callable[[], Iterable[EntryPoint]] | None:  # noqa: ANN401
         from audit_integrations.django.routes import entry_points as of_django
 
         return of_django
-    if hasattr(app, "routes"):
+    if routes_of(app) is not None:
         from audit_integrations.starlette import entry_points as of_starlette
 
         return partial(of_starlette, app)

@@ -79,6 +79,23 @@ def test_the_query_parameters_it_names_are_recorded_and_no_others(app, tmp_path)
     assert [record.get("details") for record in records(tmp_path)] == [{"query": {"page": ["2"]}}, None]
 
 
+def test_a_dependency_and_its_view_name_query_parameters_and_fields_beside_each_other(app, tmp_path):
+    @audited(query=["tenant"], body=["reason"])
+    def of_tenant(tenant: str):
+        return tenant
+
+    @app.post("/orders")
+    @audited(query=["page"], body=["amount"])
+    def create(order: dict, tenant: str = Depends(of_tenant)):
+        return tenant
+
+    client = TestClient(app)
+    client.post("/orders?tenant=acme&page=2&token=x", json={"reason": "gift", "amount": 7, "card": "x"})
+    assert records(tmp_path)[0]["details"] == {
+        "query": {"tenant": ["acme"], "page": ["2"]}, "body": {"reason": "gift", "amount": 7},
+    }  # fmt: skip
+
+
 def test_it_works_under_flask(tmp_path):
     app = Flask("shop")
 
@@ -135,6 +152,17 @@ def test_a_request_that_never_reached_the_exempt_view_is_recorded(app, tmp_path)
     assert records(tmp_path)[0]["outcome"] == "denied"
 
 
+def test_a_method_that_the_router_refuses_is_not_called_what_the_view_is(app, tmp_path):
+    @app.get("/orders/{number}")
+    @audited("orders.read", resource="order:{number}")
+    def read(number: int):
+        return number
+
+    assert TestClient(app).delete("/orders/7").status_code == 405
+    (record,) = records(tmp_path)
+    assert (record["action"], record["resource"]["id"]) == ("DELETE /orders/{number}", "7")
+
+
 def test_an_argument_that_cannot_be_shown_is_a_defect_and_no_error(app, tmp_path):
     class Bad:
         def __str__(self):
@@ -167,6 +195,20 @@ def test_its_rules_are_seen_where_arguments_are_filled_in(app, tmp_path):
 
     app.get("/{number}")(functools.partial(functools.partial(read), "order"))
     assert TestClient(app).get("/7").json() == "order"
+    assert records(tmp_path) == []
+    assert [point.exemption.reason for point in entry_points(app) if point.route == "/{number}"] == [
+        "asked twice a second"
+    ]
+
+
+def test_its_rules_are_seen_on_what_is_called_of_an_object(app, tmp_path):
+    class Read:
+        @audited("orders.read", exempt="asked twice a second")
+        async def __call__(self, number: int):
+            return number
+
+    app.get("/{number}")(Read())
+    assert TestClient(app).get("/7").json() == 7
     assert records(tmp_path) == []
     assert [point.exemption.reason for point in entry_points(app) if point.route == "/{number}"] == [
         "asked twice a second"

@@ -1,15 +1,17 @@
 """FastAPI and Starlette with all that stands beside an audit trail: middleware, streams, tasks, errors, life span."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from contextlib import asynccontextmanager
 
 import pytest
-from fastapi import BackgroundTasks, FastAPI, HTTPException
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.testclient import TestClient
 
@@ -125,6 +127,38 @@ async def test_a_client_that_leaves_a_stream_of_events_is_on_record_as_gone(tmp_
     async with asyncio.timeout(5):
         await harness(harness.scope(path="/events"))
     assert harness.record["http"]["ended"] == "disconnected"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_within_another", [True, False])
+async def test_a_client_that_leaves_its_upload_is_on_record_as_gone_and_not_as_an_error_of_the_application(
+    tmp_path, is_within_another
+):
+    app = FastAPI()
+
+    @app.post("/upload")
+    async def upload(request: Request):
+        return len(await request.body())
+
+    harness = Harness(tmp_path, app)
+    harness.middleware = app  # ours is added to it, so that nothing answers the exception below ours
+    if not is_within_another:
+        app.add_middleware(Naming)
+    app.add_middleware(AuditMiddleware, pipeline=harness.pipeline)
+    if is_within_another:
+        app.add_middleware(Naming)
+    with contextlib.suppress(ClientDisconnect):
+        await harness(
+            harness.scope("POST", "/upload"),
+            [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}],
+        )
+    record = harness.record
+    assert (record["http"]["route"], record["http"]["ended"], record["outcome"]) == (
+        "/upload", "disconnected", "failure",
+    )  # fmt: skip
+    assert "reason" not in record
+    assert "status" not in record["http"]
+    assert record["http"]["request_bytes"] == 3
 
 
 def test_a_background_task_runs_after_the_record_and_cannot_change_it(tmp_path):

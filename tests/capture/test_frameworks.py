@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.endpoints import HTTPEndpoint
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -76,6 +77,37 @@ def test_routers_included_with_prefixes_in_each_other_show_the_whole_template(au
     assert [record["http"]["route"] for record in records(tmp_path)] == [
         "/api/v1/shop/orders/{order_id}", "/api/v1/shop/orders/{order_id}", "/api/v1/shop/orders/{order_id}/live",
     ]  # fmt: skip
+
+
+def test_plain_routes_of_starlette_in_included_routers_show_the_whole_template(audited, tmp_path):
+    async def show(request):
+        return PlainTextResponse("x")
+
+    async def talk(websocket):
+        await websocket.accept()
+        await websocket.close()
+
+    class Thing(HTTPEndpoint):
+        async def post(self, request):
+            return PlainTextResponse("x")
+
+    shop, middle, app = APIRouter(), APIRouter(), FastAPI()
+    shop.add_route("/plain/{a}", show)
+    shop.routes.append(Route("/thing/{a}", Thing))
+    shop.add_websocket_route("/talk/{a}", talk)
+    shop.mount("/in/{m}", Starlette(routes=[Route("/plain/{a}", show), Route("/", show)]))
+    middle.include_router(shop, prefix="/shop")
+    app.include_router(middle, prefix="/of/{tenant}")
+    client = audited(app)
+    for path in ("/plain/1", "/in/2/plain/1", "/in/2/"):
+        assert client.get(f"/of/acme/shop{path}").text == "x"
+    assert client.post("/of/acme/shop/thing/1").text == "x"
+    with client.websocket_connect("/of/acme/shop/talk/1"):
+        pass
+    assert [(record["http"]["route"], record.get("defects")) for record in records(tmp_path)] == [
+        (f"/of/{{tenant}}/shop{route}", None)
+        for route in ("/plain/{a}", "/in/{m}/plain/{a}", "/in/{m}/", "/thing/{a}", "/talk/{a}")
+    ]
 
 
 def test_static_files_are_on_record_with_their_mount(audited, tmp_path):

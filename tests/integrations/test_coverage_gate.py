@@ -106,6 +106,59 @@ def test_routes_of_a_host_are_walked(run, tmp_path):
     assert coverage(tmp_path)[1] == {"GET /a": "audited"}
 
 
+def test_frontends_of_fastapi_are_walked_and_spelled_as_mounted_files_are(run, tmp_path):
+    (tmp_path / "index.html").write_text("<p>")
+    app = """
+    from fastapi import APIRouter, FastAPI
+    from audit_middleware import AuditMiddleware
+
+    bare, below = {"openapi_url": None}, APIRouter()
+    below.frontend("/ui", directory=".")
+    middle, inner, app = APIRouter(), FastAPI(**bare), FastAPI(**bare)
+    middle.include_router(below, prefix="/of")
+    inner.frontend("/", directory=".")
+    inner.include_router(below)
+    app.mount("/in/{n}", inner)
+    app.include_router(middle, prefix="/admin")
+    app.frontend("/", directory=".")
+    app.add_middleware(AuditMiddleware)
+    """
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        for path in ("/", "/shop.py", "/admin/of/ui/shop.py", "/in/1/", "/in/1/ui/shop.py"):
+            assert client.get(path).status_code == 200, path
+        assert client.get("/nothing.js").status_code == 404
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == dict.fromkeys(
+        ["* /in/{n}/*", "* /in/{n}/ui/*", "* /*", "* /admin/of/ui/*"], "audited"
+    )
+
+
+def test_hosts_of_an_included_router_are_walked(run, tmp_path):
+    app = """
+    from fastapi import APIRouter, FastAPI
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Host, Mount, Route, Router
+    from audit_middleware import AuditMiddleware
+
+    async def show(request):
+        return PlainTextResponse("x")
+
+    tenant, inner, app = APIRouter(), FastAPI(openapi_url=None), FastAPI(openapi_url=None)
+    tenant.routes.append(Host("{name}.example.org", Router([Mount("/m/{m}", routes=[Route("/a/{a}", show)])])))
+    inner.include_router(tenant, prefix="/of")
+    app.mount("/in/{n}", inner)
+    app.include_router(tenant)
+    app.add_middleware(AuditMiddleware)
+    """
+    ran = run(*GATE, app=app, tests=CLIENT + """
+        for path in ("/m/1/a/2", "/in/3/of/m/1/a/2"):
+            assert client.get(path, headers={"Host": "acme.example.org"}).status_code == 200, path
+    """)  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert coverage(tmp_path)[1] == dict.fromkeys(["GET /m/{m}/a/{a}", "GET /in/{n}/of/m/{m}/a/{a}"], "audited")
+
+
 def test_an_app_inside_middleware_is_found(run, tmp_path):
     app = """
     from starlette.applications import Starlette

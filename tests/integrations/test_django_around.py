@@ -33,17 +33,19 @@ def session(project):
     return {"Cookie": f"sessionid={store.session_key}"}
 
 
-@pytest.fixture(params=["asgi", "asgi at the root", "wsgi"])
+@pytest.fixture(params=["asgi", "asgi at the root", "wsgi", "wsgi in asgi"])
 def around(request, tmp_path):
     """(A client of) Django below an audit middleware, and where it is mounted."""
+    from django.core.wsgi import get_wsgi_application
+
     pipeline = make_pipeline(tmp_path)
     if request.param == "wsgi":
         import httpx
-        from django.core.wsgi import get_wsgi_application
 
         transport = httpx.WSGITransport(AuditWSGIMiddleware(get_wsgi_application(), pipeline=pipeline))
         yield httpx.Client(transport=transport, base_url="http://testserver"), ""
         return
+    from asgiref.wsgi import WsgiToAsgi
     from django.core.asgi import get_asgi_application
     from fastapi import FastAPI
     from starlette.testclient import TestClient
@@ -53,7 +55,8 @@ def around(request, tmp_path):
     else:
         app, place = FastAPI(), "/of/{tenant}"
         app.add_middleware(AuditMiddleware, pipeline=pipeline)
-        app.mount(place, get_asgi_application())
+        below = WsgiToAsgi(get_wsgi_application()) if request.param == "wsgi in asgi" else get_asgi_application()
+        app.mount(place, below)
     yield TestClient(app), place
 
 

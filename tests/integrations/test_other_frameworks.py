@@ -14,7 +14,9 @@ from quart import Quart
 from starlette.testclient import TestClient
 from werkzeug.test import Client
 
-from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, current_audit
+from audit_integrations.entry_points import entry_points
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, ConfigurationError, audited, current_audit
+from audit_middleware.capture.entry_points import application_of
 from tests.capture.kit import make_pipeline, records
 
 
@@ -118,6 +120,21 @@ def test_litestar_leaves_its_path_template_in_the_scope(tmp_path):
     ]
     assert [record["principal"]["id"] for record in records(tmp_path)] == ["alice", "bob", "anonymous"]
     assert records(tmp_path)[0]["resource"] == {"type": "orders", "id": "7"}
+
+
+def test_an_exempt_view_of_litestar_is_not_recorded_and_its_routes_are_not_taken_for_starlettes(tmp_path):
+    @get("/health", sync_to_thread=False)
+    @audited(exempt="the load balancer asks twice a second")
+    def health() -> str:
+        return "ok"
+
+    app = Litestar([health])
+    assert TestClient(AuditMiddleware(app, pipeline=make_pipeline(tmp_path))).get("/health").text == "ok"
+    assert said(tmp_path) == []
+    assert [event["action"] for event in records(tmp_path, "event")] == ["audit.exempt"]
+    assert application_of(app, {}) is None
+    with pytest.raises(ConfigurationError, match="what can be called in Litestar cannot be seen"):
+        entry_points(app)
 
 
 @pytest.mark.anyio

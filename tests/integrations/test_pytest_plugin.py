@@ -176,11 +176,17 @@ def test_an_exemption_that_has_expired_fails_whatever_the_threshold(run, tmp_pat
     assert ran.returncode == 1
     assert coverage(tmp_path)[1]["GET /health"] == "expired"
     assert "exemption expired: load balancers" in ran.stdout
+    assert "needed no exemption that has expired: FAILED" in ran.stdout
 
 
 @pytest.mark.parametrize(
     ("target", "says"),
-    [("shop", "is not of the form package.module:app"), ("nothing:app", "cannot be imported"), ("shop:no", "no")],
+    [
+        ("shop", "is not of the form package.module:app"),
+        ("nothing:app", "cannot be imported"),
+        ("shop:no", "no"),
+        ("shop:FastAPI.get", "named with get()"),
+    ],
 )
 def test_a_target_that_is_no_application_fails_with_the_reason(run, target, says):
     ran = run(f"--audit-coverage={target}")
@@ -193,6 +199,13 @@ def test_a_threshold_without_an_application_is_refused(run):
     ran = run("--audit-fail-under=100")
     assert ran.returncode == 4
     assert "--audit-fail-under needs --audit-coverage" in ran.stderr
+
+
+@pytest.mark.parametrize("threshold", ["101", "-1", "nan", "inf", "all", ""])
+def test_a_threshold_that_is_no_percentage_is_refused(run, threshold):
+    ran = run("--audit-coverage=shop:app", f"--audit-fail-under={threshold}")
+    assert ran.returncode == 4
+    assert f"{threshold!r} is no percentage from 0 to 100" in ran.stderr
 
 
 def test_unused_it_imports_nothing_of_the_audit_trail(run):

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from audit_integrations.django.routes import route_of
 from audit_middleware import current_audit
-from audit_middleware.capture import MARK, VIEW, Exchange
+from audit_middleware.capture import MARK, ROUTE, VIEW, Exchange, around, tell
 
 LOGGER: Final = logging.getLogger("audit_middleware")
 
@@ -18,7 +18,8 @@ LOGGER: Final = logging.getLogger("audit_middleware")
 def exchange_of(request: HttpRequest) -> Exchange | None:
     """Return the exchange that observes ``request``; None while nobody does."""
     found = request.META.get(MARK)
-    return found if found is not None else _scope_of(request).get(MARK)
+    found = found if found is not None else _scope_of(request).get(MARK)
+    return found if found is not None else around(request.META)
 
 
 def exchange_at_hand(request: HttpRequest | None) -> Exchange | None:
@@ -48,7 +49,8 @@ def _note_route(request: HttpRequest, outer: Exchange) -> None:
     view = request.resolver_match.func if request.resolver_match is not None else None
     scope = _scope_of(request)
     if not scope:
-        outer.route, outer.path_params, request.META[VIEW] = route, arguments, view
+        request.META[ROUTE], request.META[VIEW] = (route, arguments), view
+        tell(outer, request.META)
         return
     mounted = dict(scope.get("path_params") or {})
     outer.route = _mounted_at(scope, mounted) + route

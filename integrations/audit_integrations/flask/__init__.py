@@ -13,7 +13,6 @@ from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, 
 from audit_middleware.capture import (
     FAILED,
     MARK,
-    MOUNTED,
     ROUTE,
     VIEW,
     Declaration,
@@ -82,7 +81,7 @@ class Audit:
             identify=self._identify,
             title=app.name,
             find_view=partial(view_of, app, application=app.wsgi_app),
-            declares=Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug")),
+            declares=_declaration(app),
             pipeline=self._pipeline,
             **given,
         )
@@ -107,14 +106,16 @@ def _settings_of(app: Flask) -> dict[str, Any]:
     return {_VARIABLES[name]: value for name, value in given.items()}
 
 
-def _declaration(app: object) -> Declaration | None:
-    """Return what an audited app declares that an ASGI app mounts: whatever is around it observes its requests."""
-    if not isinstance(app, Flask) or _EXTENSION not in app.extensions:
-        return None
+def _declaration(app: Flask) -> Declaration:
     return Declaration(f"flask {app.name}", partial(entry_points, app), ("flask", "werkzeug"))
 
 
-know(_declaration, view_in)
+def _mounted(app: object) -> Declaration | None:
+    """Return what an audited app declares inside another: it tells the middleware there which route it was."""
+    return _declaration(app) if isinstance(app, Flask) and _EXTENSION in app.extensions else None
+
+
+know(_mounted, view_in)
 
 
 def _note_route(app: Flask, **_: object) -> None:
@@ -135,8 +136,6 @@ def _note_route(app: Flask, **_: object) -> None:
     view = app.view_functions.get(rule.endpoint)
     values = dict(flask.request.view_args or {})  # a url_value_preprocessor takes some away
     environ[ROUTE], environ[VIEW] = (rule.rule, values), view
-    if MOUNTED in environ:
-        exchange.below, exchange.path_params, exchange.view = rule.rule, values, view
     if is_out_of_policy(exchange, view):
         raise RequestRefused(refusal.NOT_CARRIED_OUT)
 

@@ -146,7 +146,9 @@ class Gate:
         counts: Counter[str] = Counter(each.state for each in self._covered)
         total = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state])
         wanted = self._config.getoption("--audit-fail-under")
-        verdict = f", needed {wanted:g} %: {'FAILED' if self._fails() else 'passed'}" if wanted is not None else ""
+        needed = [f"needed {wanted:g} %"] if wanted is not None else []
+        needed += ["needed no exemption that has expired"] if counts["expired"] else []
+        verdict = f", {' and '.join(needed)}: {'FAILED' if self._fails() else 'passed'}" if needed else ""
         yield f"{len(self._covered)} entry points: {total or 'none'}: {percentage(self._covered):.1f} %{verdict}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="List which entry points of this application the tests saw on record; may be given several times.",
     )
     group.addoption(
-        "--audit-fail-under", type=float, metavar="PERCENT", help="Fail if fewer entry points are audited or exempt."
+        "--audit-fail-under",
+        type=_percent,
+        metavar="PERCENT",
+        help="Fail if fewer entry points are audited or exempt.",
     )
     group.addoption(
         "--audit-coverage-json",
@@ -57,6 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.stash[_GATE] = Gate(targets, config)
     config.pluginmanager.register(config.stash[_GATE], "audit-gate")
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:  # noqa: PLR2004 - percent; what is no number, such as nan, passed whatever came out
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to 100")
+    return value
 
 
 def _take_rules(file: str) -> None:
