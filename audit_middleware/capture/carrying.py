@@ -81,6 +81,7 @@ def sealed_context(exchange: Exchange, keyring: Keyring, purpose: str, span_id: 
 
 def traced(exchange: Exchange) -> tuple[str, str, str | None]:
     """Return the trace ids of an exchange; one that has none begins a trace, so that what it brings about is joined."""
+    exchange.note_span()
     trace_id, span_id, parent = exchange.trace
     if trace_id is None or span_id is None:
         trace_id = trace_id or secrets.token_hex(16)  # W3C Trace Context, section 3.2.2: 16 and 8 bytes

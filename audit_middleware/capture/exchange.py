@@ -23,7 +23,7 @@ from audit_middleware.capture.meaning import (
     said_resource,
 )
 from audit_middleware.capture.said import OnFailure
-from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds
+from audit_middleware.capture.trace_ids import NO_TRACE, TraceIds, with_span
 from audit_middleware.errors import RequestRefused
 from audit_middleware.plain import Plainer
 from audit_middleware.quiet import IS_ASKING
@@ -124,6 +124,11 @@ class Exchange(AllowedParts):
             return False
         self.is_refused = self.status is None  # an answer that has begun cannot be replaced any more
         return True
+
+    def note_span(self) -> None:
+        """Note the span that is current, unless one is known already."""
+        if self.trace[1] is None:
+            self.trace = with_span(self.trace)
 
     def note_refusal(self) -> None:
         """Note that the client gets `refusal` whatever the application makes of the exception."""
@@ -294,6 +299,7 @@ class Exchange(AllowedParts):
     def _trace(self, notes: Plainer) -> Trace:
         client = self.client_request_id
         theirs = notes.cut(client.decode("latin-1"), MAX_CLIENT_ID, "trace.client_request_id") if client else None
+        self.note_span()
         trace_id, span_id, parent_span_id = self.trace
         return Trace(self.request_id, theirs, trace_id, span_id, parent_span_id)
 

@@ -44,6 +44,17 @@ def trace_ids(traceparent: bytes | None) -> TraceIds:
     return trace_id, f"{context.span_id:016x}", caller[2] if caller[0] == trace_id else None
 
 
+def with_span(known: TraceIds) -> TraceIds:
+    """Return ``known`` with the span that is current now, unless that is of another trace.
+
+    Instrumentation that stands inside of us opened it after the request began.
+    """
+    trace_id, span_id, _ = trace_ids(None)
+    if trace_id is None or known[0] not in {None, trace_id}:
+        return known
+    return trace_id, span_id, known[2]
+
+
 def parse_traceparent(header: bytes) -> TraceIds:
     """Read a ``traceparent`` header: the caller's span is our parent."""
     match = _TRACEPARENT.fullmatch(header)

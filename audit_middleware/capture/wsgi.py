@@ -141,6 +141,7 @@ class WSGIAnswer(Answer):
         write = self._start(status, headers, exc_info) if exc_info is not None else self._start(status, headers)
         self.begin(int(status[:3]) if status[:3].isdecimal() else None, headers)
         self._note_route()  # Flask's request is gone from the environ once the app has returned
+        self._exchange.note_span()  # so is a span that Flask's instrumentation opened for it
         return partial(self._write, write)
 
     def of(self, result: Iterable[bytes]) -> Iterable[bytes]:
