@@ -122,6 +122,8 @@ def _begin(observer: Observer, pipeline: Pipeline, scope: Scope) -> Exchange:
     exchange = observer.begin(pipeline, method, scope["path"], seen, _client(scope.get("client")))
     if is_websocket:
         exchange.is_websocket = exchange.is_unsafe = True
+    else:
+        exchange.scope = scope
     scope[MARK] = exchange
     return exchange
 

@@ -95,15 +95,21 @@ class AuditWSGIMiddleware:
 
         def starting(*arguments: Any) -> Write:  # noqa: ANN401 - two or three, PEP 3333
             tell(outer, environ)
+            self._tell_who(outer, environ)  # an answer without a body is on record before the app has returned
             return start_response(*arguments)
 
         try:
             return self.app(environ, starting)
+        except BaseException:
+            self._tell_who(outer, environ)
+            raise
         finally:
             tell(outer, environ)
-            identify = self._observer.identify
-            if identify is not None and outer.principal is None:
-                outer.principal = identified(identify, environ, self._observer.patience)
+
+    def _tell_who(self, outer: Exchange, environ: Environ) -> None:
+        identify = self._observer.identify
+        if identify is not None and outer.principal is None and not outer.is_closed:
+            outer.principal = identified(identify, environ, self._observer.patience)
 
 
 def _no_view(_environ: Environ) -> None:

@@ -13,7 +13,7 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 from audit_integrations.django import commands, events, rows
 from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
-from audit_integrations.django.exchanges import exchange_of, note_route
+from audit_integrations.django.exchanges import exchange_of, note_route, outer_of
 from audit_integrations.django.identify import Identify
 from audit_integrations.django.routes import declaration, route_of, view_of
 from audit_integrations.django.users import principal_at_hand, principal_now, principal_of, principal_of_async
@@ -76,7 +76,7 @@ class AuditMiddleware:
         """Observe one request."""
         if self._is_async:
             return self._observe_async(request)
-        outer = exchange_of(request)
+        outer = outer_of(request)
         if outer is not None:
             return self._tell(request, outer)
         observed = _begin(request)
@@ -102,7 +102,7 @@ class AuditMiddleware:
         return response
 
     async def _observe_async(self, request: HttpRequest) -> HttpResponseBase:
-        outer = exchange_of(request)
+        outer = outer_of(request)
         if outer is not None:
             return await self._tell_async(request, outer)
         observed = _begin(request)
@@ -189,7 +189,7 @@ def _let_ask(request: HttpRequest, exchange: Exchange, identify: Identify | None
             return who
         return FAILED if _is_in_loop() else identify(request)
 
-    exchange.ask_user = known
+    exchange.ask_user, exchange.scope = known, None  # what Django runs from here on is no bridge
 
 
 def _is_in_loop() -> bool:
