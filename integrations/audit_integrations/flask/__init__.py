@@ -123,10 +123,10 @@ def _note_route(app: Flask, **_: object) -> None:
 
     An app that is not audited itself may be mounted in one that is.
     """
-    environ, rule = flask.request.environ, flask.request.url_rule
-    exchange = environ.get(MARK)
-    if not isinstance(exchange, Exchange):
+    exchange = _observed()
+    if exchange is None:
         return
+    environ, rule = flask.request.environ, flask.request.url_rule
     exchange.ask_user = _known_user
     if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
         _FOLLOWED.add(app)
@@ -140,8 +140,14 @@ def _note_route(app: Flask, **_: object) -> None:
         raise RequestRefused(refusal.NOT_CARRIED_OUT)
 
 
+def _observed() -> Exchange | None:
+    """Return the exchange of Flask's request; None without one: applications send Flask's signals elsewhere too."""
+    found = flask.request.environ.get(MARK) if flask.has_request_context() else None
+    return found if isinstance(found, Exchange) else None
+
+
 def _note_mounted(app: Flask, response: Response, **_: object) -> None:
-    if _EXTENSION not in app.extensions and MARK in flask.request.environ:
+    if _EXTENSION not in app.extensions and _observed() is not None:
         _note_user(response)
 
 
@@ -162,7 +168,7 @@ def _note_failure(app: Flask, exception: BaseException, **_: object) -> None:
 
     Flask-RESTX and Flask-RESTful say so of each ``abort`` too, which they answer themselves.
     """
-    if MARK not in flask.request.environ:
+    if _observed() is None:
         return
     is_answer = isinstance(exception, HTTPException) and not app.trap_http_exception(exception)
     if not is_answer:
