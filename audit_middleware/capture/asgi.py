@@ -60,6 +60,8 @@ class AuditMiddleware:
         if not observer.admits(pipeline, exchange, lambda: view_of(self._application, scope)):
             await connection.refuse()
             return
+        if exchange.is_attempt_lost and exchange.on_failure == "allow":
+            scope = connection.hold()
         token = enter(exchange)
         try:
             await self.app(scope, connection.receive, connection.send)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from audit_middleware.capture.current import exchange_at_hand
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import Patience
-from audit_middleware.capture.routing import view_in, wsgi_route, wsgi_view
+from audit_middleware.capture.routing import is_written, view_in, wsgi_route, wsgi_view
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
@@ -165,8 +164,8 @@ def around(environ: dict[str, Any], path: str | None = None) -> Exchange | None:
     scope = outer.scope if outer is not None else None
     if outer is None or scope is None or outer.is_closed or outer.method != environ.get("REQUEST_METHOD"):
         return None
-    view, agent = view_in(scope), environ.get("HTTP_USER_AGENT")
-    if inspect.isroutine(view) or inspect.isclass(view):
+    agent = environ.get("HTTP_USER_AGENT")
+    if is_written(view_in(scope)):
         return None
     if outer.path != (path or _path_of(environ)) or outer.user_agent != (raw(agent) if agent is not None else None):
         return None

@@ -261,4 +261,4 @@ def test_a_view_whose_attributes_raise_neither_exempts_nor_allows_anything(name)
     note_view(exchange, view)
     assert exchange.exemption is None
     exchange.is_attempt_lost, exchange.on_failure = True, "allow"
-    assert is_out_of_policy(exchange, view)
+    assert is_out_of_policy(exchange, view, "GET")

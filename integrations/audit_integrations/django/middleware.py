@@ -158,7 +158,7 @@ class AuditMiddleware:
 def _hold(request: HttpRequest, view: object, *_: object) -> HttpResponse | None:
     """Refuse a request that was let through for the policy of another view, before middleware changed its URLs."""
     exchange = exchange_of(request)
-    is_refused = exchange is not None and is_out_of_policy(exchange, view)
+    is_refused = exchange is not None and is_out_of_policy(exchange, view, request.method or "")
     return _refused(refusal.NOT_CARRIED_OUT) if is_refused else None
 
 

@@ -136,7 +136,7 @@ def _note_route(app: Flask, **_: object) -> None:
     view = app.view_functions.get(rule.endpoint)
     values = dict(flask.request.view_args or {})  # a url_value_preprocessor takes some away
     environ[ROUTE], environ[VIEW] = (rule.rule, values), view
-    if is_out_of_policy(exchange, view):
+    if is_out_of_policy(exchange, view, flask.request.method):
         raise RequestRefused(refusal.NOT_CARRIED_OUT)
 
 
