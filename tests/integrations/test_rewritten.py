@@ -108,7 +108,10 @@ def django(pipeline):
         post = staticmethod(audited(on_failure="allow")(lambda request, path: HttpResponse(lenient())))
         delete = staticmethod(lambda request, path: HttpResponse(other()))
 
-    URLS.urlpatterns = [path("things", lambda _request: HttpResponse(other())), path("<path:path>", Things.as_view())]
+    async def things(_request):
+        return HttpResponse(other())
+
+    URLS.urlpatterns = [path("things", things), path("<path:path>", Things.as_view())]
     return lambda method, path, headers=None: Client().generic(method, path, headers=headers)
 
 
@@ -148,3 +151,10 @@ def test_the_policy_of_one_view_does_not_hold_for_the_one_that_middleware_leads_
     assert ask("POST", "/v1/things").status_code == 503
     assert ask("POST", "/else", headers=OVERRIDE).status_code == 503
     assert RAN == ["lenient"]
+
+
+def test_djangos_middleware_is_not_asked_before_each_view(django_project):
+    """Under ASGI, with middleware that is not asynchronous, each such question is a hop to a thread and back."""
+    from audit_integrations.django import AuditMiddleware as OfDjango
+
+    assert not hasattr(OfDjango(lambda _request: None), "process_view")
