@@ -91,7 +91,7 @@ class Pipeline:
         try:
             try:
                 if exchange.exemption is not None and self._is_exempt(exchange):
-                    exchange.ask_user = None  # it refers to what refers to the exchange
+                    exchange.ask_user = exchange.scope = None  # they refer to what refers to the exchange
                     return -1
                 return recorder.append(exchange.record_type, exchange.close(time.perf_counter_ns()))
             except JournalError:

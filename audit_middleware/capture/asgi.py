@@ -60,6 +60,8 @@ class AuditMiddleware:
         if not observer.admits(pipeline, exchange, lambda: view_of(self._application, scope)):
             await connection.refuse()
             return
+        if exchange.is_attempt_lost and exchange.on_failure == "allow":
+            scope = connection.hold()
         token = enter(exchange)
         try:
             await self.app(scope, connection.receive, connection.send)
@@ -122,6 +124,8 @@ def _begin(observer: Observer, pipeline: Pipeline, scope: Scope) -> Exchange:
     exchange = observer.begin(pipeline, method, scope["path"], seen, _client(scope.get("client")))
     if is_websocket:
         exchange.is_websocket = exchange.is_unsafe = True
+    else:
+        exchange.scope = scope
     scope[MARK] = exchange
     return exchange
 

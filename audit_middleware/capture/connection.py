@@ -9,6 +9,7 @@ from typing import Any, Final
 from audit_middleware.capture import refusal
 from audit_middleware.capture.body import is_asked
 from audit_middleware.capture.exchange import WITHOUT_BODY, Exchange
+from audit_middleware.capture.held import HeldScope
 from audit_middleware.capture.identify import FAILED, identified_async
 from audit_middleware.capture.observer import Observer
 from audit_middleware.capture.routing import joined, joined_params, route_template, view_in
@@ -69,6 +70,11 @@ class Connection:
 
     def _user(self) -> object:
         return self._scope.get("user")
+
+    def hold(self) -> Scope:
+        """Return the scope for an application that runs without a record, because a view of it allows that."""
+        self._scope = HeldScope(self._scope, self._exchange)
+        return self._scope
 
     async def receive(self) -> Message:
         """Pass on what the server says."""

@@ -6,7 +6,7 @@ application puts in can raise: what cannot be used is replaced and named in ``de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 from audit_middleware.capture import refusal
@@ -92,6 +92,8 @@ class Exchange(AllowedParts):
     is_closed = False
     record_type: bytes = b"request"
     """The type of the record that it becomes."""
+    scope: MutableMapping[str, Any] | None = None
+    """Of ASGI, while a bridge may still be about to hand this request on to WSGI."""
     view: object = None
     """What an application found to call that is mounted where the outer router cannot see it."""
     below: str | None = None
@@ -186,7 +188,7 @@ class Exchange(AllowedParts):
 
         One long function on purpose: every call less is a part of a microsecond less in each request.
         """
-        self.is_closed, self.ask_user = True, None
+        self.is_closed, self.ask_user, self.scope = True, None, None
         notes = Plainer()
         method, path, route = self.method, self.path, self.route if type(self.route) is str else None
         if len(path) > MAX_PATH:

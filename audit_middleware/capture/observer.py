@@ -15,7 +15,7 @@ from audit_middleware.capture.current import exchange_at_hand
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import Patience
-from audit_middleware.capture.routing import wsgi_route, wsgi_view
+from audit_middleware.capture.routing import is_written, view_in, wsgi_route, wsgi_view
 from audit_middleware.capture.rules import rules_for
 from audit_middleware.capture.trace_ids import trace_ids
 from audit_middleware.config import Settings
@@ -154,19 +154,22 @@ def _configured(given: Mapping[str, Any]) -> tuple[Settings, Keyring]:
         raise
 
 
-def around(environ: dict[str, Any]) -> Exchange | None:
+def around(environ: dict[str, Any], path: str | None = None) -> Exchange | None:
     """Return the exchange of an ASGI middleware around the bridge that made this environment; None if there is none.
 
-    Bridges translate a scope and pass on nothing of ours but the context; another request in it, as a test client
-    makes one, is not the same.
+    Bridges translate a scope, once, and pass on nothing of ours but the context. Another request in it, as a view makes
+    one with a test client, is not the same, be it to the same path. ``path`` is as for `begin_cgi`.
     """
     outer = exchange_at_hand()
-    if outer is None or outer.is_closed or outer.method != environ.get("REQUEST_METHOD"):
+    scope = outer.scope if outer is not None else None
+    if outer is None or scope is None or outer.is_closed or outer.method != environ.get("REQUEST_METHOD"):
         return None
     agent = environ.get("HTTP_USER_AGENT")
-    if outer.path != _path_of(environ) or outer.user_agent != (raw(agent) if agent is not None else None):
+    if is_written(view_in(scope)):
         return None
-    environ[MARK] = outer
+    if outer.path != (path or _path_of(environ)) or outer.user_agent != (raw(agent) if agent is not None else None):
+        return None
+    environ[MARK], outer.scope = outer, None
     return outer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
@@ -137,6 +138,11 @@ def _next(app: Any) -> Any:  # noqa: ANN401 - any app
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
     """Whether this is what an app is mounted with: it matched, and no route of that app did."""
     return not is_view(route) and hasattr(route, "app")
+
+
+def is_written(endpoint: object) -> bool:
+    """Whether an endpoint is a view, a function or a class; what is mounted is an object."""
+    return inspect.isroutine(endpoint) or inspect.isclass(endpoint)
 
 
 def is_view(route: Any) -> bool:  # noqa: ANN401 - routes have no common type

@@ -110,23 +110,27 @@ def note_view(exchange: Exchange, view: object) -> None:
         exchange.resource = _routed(rules.resource, exchange.path_params)
 
 
-def is_out_of_policy(exchange: Exchange, view: object) -> bool:
+def is_out_of_policy(exchange: Exchange, view: object, method: str) -> bool:
     """Say whether a request runs without a record under the policy of a view, and was then led to another one.
 
-    The view is asked for its policy before anything ran; what runs then may change where the router looks.
+    The view is asked for its policy before anything ran; what runs then may change where the router looks, or the
+    ``method``, as clients ask for in ``X-HTTP-Method-Override``.
     """
     if not exchange.is_attempt_lost or exchange.on_failure != "allow":
         return False
-    rules = rules_for(view, exchange.method)
+    rules = _rules_of_view(view, method)
     exchange.is_refused = exchange.status is None and (rules is None or rules.on_failure != "allow")
     return exchange.is_refused
 
 
 def _rules_of_view(view: object, method: str) -> Rules | None:
     try:
-        return _known_rules(view, method)
-    except TypeError:  # a view that cannot be hashed
-        return rules_for(view, method)
+        try:
+            return _known_rules(view, method)
+        except TypeError:  # a view that cannot be hashed
+            return rules_for(view, method)
+    except Exception:  # noqa: BLE001 - a view's own attributes may raise anything: such a one allows and exempts nothing
+        return None
 
 
 _known_rules: Final = functools.lru_cache(maxsize=4096)(rules_for)

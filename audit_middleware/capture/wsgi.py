@@ -16,7 +16,7 @@ from audit_middleware.capture.answer import Answer, Body, Environ
 from audit_middleware.capture.body import Tee, is_asked
 from audit_middleware.capture.current import enter, leave
 from audit_middleware.capture.declared import Declaration
-from audit_middleware.capture.entry_points import known_of
+from audit_middleware.capture.entry_points import Known, known_of
 from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.identify import identified
 from audit_middleware.capture.observer import MARK, Observer, around, begin_cgi, tell
@@ -56,7 +56,7 @@ class AuditWSGIMiddleware:
         self.app = app
         self._title = title
         self._observer = Observer(pipeline, identify, settings)
-        known = known_of(app)
+        known = _known(app)
         if known is not None:
             find_view, declares = find_view or known.find_view, declares or known.declaration
         self._find_view = find_view or _no_view
@@ -95,15 +95,28 @@ class AuditWSGIMiddleware:
 
         def starting(*arguments: Any) -> Write:  # noqa: ANN401 - two or three, PEP 3333
             tell(outer, environ)
+            self._tell_who(outer, environ)  # an answer without a body is on record before the app has returned
             return start_response(*arguments)
 
         try:
             return self.app(environ, starting)
+        except BaseException:
+            self._tell_who(outer, environ)
+            raise
         finally:
             tell(outer, environ)
-            identify = self._observer.identify
-            if identify is not None and outer.principal is None:
-                outer.principal = identified(identify, environ, self._observer.patience)
+
+    def _tell_who(self, outer: Exchange, environ: Environ) -> None:
+        identify = self._observer.identify
+        if identify is not None and outer.principal is None and not outer.is_closed:
+            outer.principal = identified(identify, environ, self._observer.patience)
+
+
+def _known(app: object) -> Known | None:
+    try:
+        return known_of(app)
+    except Exception:  # noqa: BLE001 - an application's own attributes may raise anything
+        return None
 
 
 def _no_view(_environ: Environ) -> None:

@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 from audit_integrations.flask import Audit
 from audit_middleware import AuditMiddleware, ConfigurationError, audited, current_audit
 from audit_middleware.capture.entry_points import entry_points
+from audit_middleware.capture.exchange import Exchange
 from audit_middleware.capture.exemption import Exemption
-from audit_middleware.capture.rules import rules_for, rules_of
+from audit_middleware.capture.rules import is_out_of_policy, note_view, rules_for, rules_of
 from tests.capture.kit import make_pipeline, records
 
 
@@ -247,3 +248,17 @@ def test_rules_of_an_object_that_is_called_are_seen_through_decorators():
     assert rules_for(decorated(decorated(View())), "GET").exemption.reason == "asked twice a second"
     assert rules_for(decorated(audited("orders.read")(lambda: None)), "GET").action == "orders.read"
     assert rules_for(decorated(decorated(lambda: None)), "GET") is None
+
+
+@pytest.mark.parametrize("name", ["__wrapped__", "view_class", "__audited__"])
+def test_a_view_whose_attributes_raise_neither_exempts_nor_allows_anything(name):
+    def raising(_view):
+        raise RuntimeError("not ready")
+
+    view = type("View", (), {name: property(raising)})()
+    exchange = Exchange("orders", "1", "GET", "/", 0)
+    exchange.exemption = Exemption("asked often")
+    note_view(exchange, view)
+    assert exchange.exemption is None
+    exchange.is_attempt_lost, exchange.on_failure = True, "allow"
+    assert is_out_of_policy(exchange, view, "GET")

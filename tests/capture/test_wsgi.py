@@ -9,6 +9,7 @@ from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
 import pytest
+from werkzeug.test import Client
 
 from audit_middleware import AuditWSGIMiddleware, current_audit
 from audit_middleware.errors import JournalError
@@ -528,3 +529,17 @@ def test_a_long_stream_keeps_memory_flat(tmp_path):
     server = Server(tmp_path, app)
     total = sum(len(data) for data in server.middleware(server.environ(), server.start_response))
     assert total == server.record["http"]["response_bytes"] == 400 * 65536
+
+
+def test_an_app_whose_class_cannot_be_asked_for_is_wrapped_and_recorded_all_the_same(tmp_path):
+    class Lazy:
+        @property
+        def __class__(self):
+            raise RuntimeError("not ready")
+
+        def __call__(self, environ, start):
+            start("200 OK", [])
+            return [b"done"]
+
+    assert Client(AuditWSGIMiddleware(Lazy(), pipeline=make_pipeline(tmp_path))).get("/").text == "done"
+    assert [record["http"]["status"] for record in records(tmp_path)] == [200]

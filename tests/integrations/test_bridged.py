@@ -1,18 +1,19 @@
 """WSGI that a bridge puts into an ASGI application, both with an audit trail: one record, with what the inner one knows."""
 
 import pytest
-from asgiref.wsgi import WsgiToAsgi
-from fastapi import FastAPI
-from flask import Blueprint, Flask, g
+from asgiref.wsgi import WsgiToAsgi, WsgiToAsgiInstance
+from fastapi import FastAPI, Request
+from flask import Blueprint, Flask, g, request
 from starlette.testclient import TestClient
 
 from audit_integrations.entry_points import entry_points
 from audit_integrations.flask import Audit
-from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited
+from audit_middleware import AuditMiddleware, AuditWSGIMiddleware, audited, current_audit
 from audit_middleware.testing import FaultyFiles
 from tests.capture.kit import make_pipeline, records
 
 PLACE = "/of/{tenant}"
+AGENT = {"User-Agent": "a-client/1"}
 
 
 @pytest.fixture
@@ -108,3 +109,78 @@ def test_a_request_to_another_path_from_within_is_one_of_its_own(flask, tmp_path
     assert TestClient(outer).get("/ask").json() == "7"
     assert [record["http"]["route"] for record in records(tmp_path)] == ["/ask"]
     assert [record["action"] for record in records(tmp_path / "inner")] == ["bills.read"]
+
+
+def test_a_view_that_asks_wsgi_for_its_own_path_with_the_same_client_is_not_handing_its_request_on(flask, tmp_path):
+    """As a proxy in front of an older application does, in one process."""
+    Audit(flask, pipeline=make_pipeline(tmp_path / "inner"))
+    outer = FastAPI(openapi_url=None)
+
+    @outer.get("/{path:path}")
+    def ask(path: str, request: Request):
+        agent = {"User-Agent": request.headers["User-Agent"]}
+        return [flask.test_client().get(f"/{path}", headers=agent).text for _ in range(2)]
+
+    outer.add_middleware(AuditMiddleware, pipeline=make_pipeline(tmp_path))
+    assert TestClient(outer).get("/bills/7").json() == ["7", "7"]
+    (record,) = records(tmp_path)
+    assert (record["http"]["route"], record["principal"]["id"]) == ("/{path:path}", "anonymous")
+    assert [each["principal"]["id"] for each in records(tmp_path / "inner")] == ["alice", "alice"]
+
+
+def test_a_wsgi_view_that_asks_its_own_path_makes_another_request_of_somebody_else(tmp_path):
+    app = Flask("billing")
+
+    @app.get("/bills")
+    def bills():
+        current_audit().principal = "service" if "inner" in request.args else "alice"
+        return "in" if "inner" in request.args else app.test_client().get("/bills?inner=1", headers=AGENT).text
+
+    Audit(app, pipeline=make_pipeline(tmp_path))
+    app.test_client().get("/bills", headers=AGENT)
+    assert [record["principal"]["id"] for record in records(tmp_path)] == ["service", "alice"]
+
+
+def test_a_view_of_a_bridged_app_that_asks_its_own_path_makes_another_request(tmp_path):
+    app = Flask("billing")
+
+    @app.get("/bills")
+    def bills():
+        current_audit().principal = "service" if "inner" in request.args else "alice"
+        again = {"path": "/bills", "base_url": "http://localhost/in", "query_string": "inner=1"}
+        return "in" if "inner" in request.args else app.test_client().get(**again, headers=AGENT).text
+
+    Audit(app, pipeline=make_pipeline(tmp_path / "inner"))
+    outer = FastAPI(openapi_url=None)
+    outer.mount("/in", WsgiToAsgi(app))
+    outer.add_middleware(AuditMiddleware, pipeline=make_pipeline(tmp_path))
+    assert TestClient(outer).get("/in/bills", headers=AGENT).text == "in"
+    assert [record["principal"]["id"] for record in records(tmp_path)] == ["alice"]
+    assert [record["principal"]["id"] for record in records(tmp_path / "inner")] == ["service"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("HEAD", "/of/acme/bills/stream/b"), ("GET", "/of/acme/none")])
+def test_who_it_was_is_on_record_of_an_answer_without_a_body(flask, tmp_path, method, path):
+    flask.before_request_funcs.clear()
+    flask.add_url_rule("/none", view_func=lambda: ("", 204))
+    inner = AuditWSGIMiddleware(flask, pipeline=make_pipeline(tmp_path / "inner"), identify=lambda _environ: "bob")
+    outer = FastAPI(openapi_url=None)
+    outer.mount(PLACE, EagerBridge(inner))
+    outer.add_middleware(AuditMiddleware, pipeline=make_pipeline(tmp_path))
+    TestClient(outer).request(method, path)
+    (record,) = records(tmp_path)
+    assert record["principal"]["id"] == "bob"
+
+
+class EagerBridge(WsgiToAsgi):
+    """Sends the headers when they are there, as most bridges do."""
+
+    async def __call__(self, scope, receive, send):
+        await Eager(self.wsgi_application)(scope, receive, send)
+
+
+class Eager(WsgiToAsgiInstance):
+    def start_response(self, *arguments):
+        super().start_response(*arguments)
+        self.sync_send(self.response_start)
+        self.response_started = True

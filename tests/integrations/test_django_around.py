@@ -83,6 +83,12 @@ def test_a_view_that_django_runs_in_the_loop_is_told_to_the_outer_record_too(aro
     assert (record["principal"], record["http"]["route"]) == (BOB, f"{place}/async-hello")
 
 
+def test_a_path_that_is_not_ascii_is_one_record_too(around, tmp_path):
+    client, place = around
+    client.get(place.replace("{tenant}", "acme") + "/né/")
+    assert record_of(tmp_path)["http"]["status"] == 404
+
+
 def test_what_the_view_says_wins_over_djangos_user(around, session, tmp_path):
     client, place = around
     client.post(place.replace("{tenant}", "acme") + "/orders/7/refund", headers=session)

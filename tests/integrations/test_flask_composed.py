@@ -8,7 +8,7 @@ import types
 import bottle
 import pytest
 from fastapi import FastAPI
-from flask import Blueprint, Flask, abort, g, got_request_exception, request
+from flask import Blueprint, Flask, abort, g, got_request_exception, request, request_finished, request_started
 from flask.views import MethodView
 from starlette.testclient import TestClient
 from werkzeug.exceptions import HTTPException
@@ -293,6 +293,30 @@ def test_an_app_whose_view_calls_another_one_leaves_a_record_of_each(pipeline, t
     outer.get("/bills/<int:number>")(lambda number: inner.test_client().get(f"/bills/{number}").text)
     assert Client(outer).get("/bills/7", headers={"User-Agent": "curl/8"}).text == "7"
     assert [record["principal"]["id"] for record in records(tmp_path)] == ["bob", "anonymous"]
+
+
+def test_a_policy_of_the_app_does_not_hold_for_another_that_is_mounted_in_it(pipeline, disk):
+    app, legacy, ran = Flask("shop"), bottle.Bottle(), []
+    app.add_url_rule("/", "home", lambda: "home")
+    app.add_url_rule("/<path:page>", "page", audited(on_failure="allow")(lambda page: page), methods=["GET", "POST"])
+    legacy.route("/delete", "POST", lambda: ran.append("delete") or "gone")
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/legacy": legacy})
+    Audit(app, pipeline=pipeline)
+    client = app.test_client()
+    fill(client, disk)
+    assert (client.post("/legacy/delete").status_code, ran) == (503, [])
+    assert client.post("/about").text == "about"
+
+
+@pytest.mark.parametrize("is_in_app", [False, True])
+def test_signals_that_are_sent_outside_of_requests_raise_nothing(pipeline, is_in_app):
+    app, other = Flask("shop"), Flask("other")
+    Audit(app, pipeline=pipeline)
+    for each in (app, other):
+        with each.app_context() if is_in_app else contextlib.nullcontext():
+            request_started.send(each)
+            got_request_exception.send(each, exception=ValueError())
+    request_finished.send(other, response=other.response_class())
 
 
 def test_whom_extensions_for_tokens_found_is_the_principal(pipeline, tmp_path, monkeypatch):

@@ -18,8 +18,13 @@ LOGGER: Final = logging.getLogger("audit_middleware")
 def exchange_of(request: HttpRequest) -> Exchange | None:
     """Return the exchange that observes ``request``; None while nobody does."""
     found = request.META.get(MARK)
-    found = found if found is not None else _scope_of(request).get(MARK)
-    return found if found is not None else around(request.META)
+    return found if found is not None else _scope_of(request).get(MARK)
+
+
+def outer_of(request: HttpRequest) -> Exchange | None:
+    """Return the exchange of an audit middleware around the project, perhaps around a bridge; None without one."""
+    found = exchange_of(request)
+    return found if found is not None else around(request.META, request.path)  # META has it as text already
 
 
 def exchange_at_hand(request: HttpRequest | None) -> Exchange | None:

@@ -13,7 +13,8 @@ from django.http.response import HttpResponseBase, StreamingHttpResponse
 from audit_integrations.django import commands, events, rows
 from audit_integrations.django.bodies import follow_body
 from audit_integrations.django.conf import OBSERVER
-from audit_integrations.django.exchanges import exchange_of, note_route
+from audit_integrations.django.exchanges import note_route, outer_of
+from audit_integrations.django.held import hold, refused
 from audit_integrations.django.identify import Identify
 from audit_integrations.django.routes import declaration, route_of, view_of
 from audit_integrations.django.users import principal_at_hand, principal_now, principal_of, principal_of_async
@@ -33,7 +34,6 @@ from audit_middleware.capture import (
     refusal,
 )
 from audit_middleware.capture.body import is_asked
-from audit_middleware.capture.rules import is_out_of_policy
 from audit_middleware.quiet import asking
 
 GetResponse = Callable[[HttpRequest], Any]
@@ -64,7 +64,6 @@ class AuditMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
-        self.process_view: Callable[..., Any] = _hold_async if self._is_async else _hold
         if self._is_async:
             markcoroutinefunction(self)
         OBSERVER.declare(declaration())
@@ -76,12 +75,13 @@ class AuditMiddleware:
         """Observe one request."""
         if self._is_async:
             return self._observe_async(request)
-        outer = exchange_of(request)
+        outer = outer_of(request)
         if outer is not None:
             return self._tell(request, outer)
         observed = _begin(request)
         if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
-            return _refused(refusal.NOT_CARRIED_OUT)
+            return refused(refusal.NOT_CARRIED_OUT)
+        hold(request, observed.exchange)
         token = enter(observed.exchange)
         try:
             response: HttpResponseBase = self.get_response(request)
@@ -92,22 +92,23 @@ class AuditMiddleware:
         finally:
             leave(token)
         if observed.exchange.is_refused:
-            response = _refused(refusal.NOT_CARRIED_OUT)
+            response = refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
         _note_principal(request, observed.exchange, observed.identify)
         if _is_streamed(request, response):
             _wrap(response, observed)
         elif not observed.answer.finish() and not observed.exchange.is_refused:
-            return _refused(refusal.NOT_ON_RECORD)
+            return refused(refusal.NOT_ON_RECORD)
         return response
 
     async def _observe_async(self, request: HttpRequest) -> HttpResponseBase:
-        outer = exchange_of(request)
+        outer = outer_of(request)
         if outer is not None:
             return await self._tell_async(request, outer)
         observed = _begin(request)
         if not observed.observer.admits(observed.pipeline, observed.exchange, lambda: view_of(request)):
-            return _refused(refusal.NOT_CARRIED_OUT)
+            return refused(refusal.NOT_CARRIED_OUT)
+        hold(request, observed.exchange)
         token = enter(observed.exchange)
         try:
             response: HttpResponseBase = await self.get_response(request)
@@ -118,19 +119,20 @@ class AuditMiddleware:
         finally:
             leave(token)
         if observed.exchange.is_refused:
-            response = _refused(refusal.NOT_CARRIED_OUT)
+            response = refused(refusal.NOT_CARRIED_OUT)
         _note(request, response, observed)
         await _note_principal_async(request, observed.exchange, observed.identify)
         if _is_streamed(request, response):
             _wrap(response, observed)
         elif not await observed.answer.finish_async() and not observed.exchange.is_refused:
-            return _refused(refusal.NOT_ON_RECORD)
+            return refused(refusal.NOT_ON_RECORD)
         return response
 
     def _tell(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
         """Answer, and tell the middleware around the project what only Django knows."""
         identify = OBSERVER.get().identify
         _let_ask(request, outer, identify)
+        hold(request, outer)
         try:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
@@ -144,6 +146,7 @@ class AuditMiddleware:
     async def _tell_async(self, request: HttpRequest, outer: Exchange) -> HttpResponseBase:
         identify = OBSERVER.get().identify
         _let_ask(request, outer, identify)
+        hold(request, outer)
         try:
             response: HttpResponseBase = await self.get_response(request)
         except BaseException:
@@ -153,17 +156,6 @@ class AuditMiddleware:
             note_route(request, outer)
         await _note_principal_async(request, outer, identify)
         return response
-
-
-def _hold(request: HttpRequest, view: object, *_: object) -> HttpResponse | None:
-    """Refuse a request that was let through for the policy of another view, before middleware changed its URLs."""
-    exchange = exchange_of(request)
-    is_refused = exchange is not None and is_out_of_policy(exchange, view)
-    return _refused(refusal.NOT_CARRIED_OUT) if is_refused else None
-
-
-async def _hold_async(request: HttpRequest, view: object, *arguments: object) -> HttpResponse | None:
-    return _hold(request, view, *arguments)
 
 
 def _begin(request: HttpRequest) -> Observed:
@@ -189,7 +181,7 @@ def _let_ask(request: HttpRequest, exchange: Exchange, identify: Identify | None
             return who
         return FAILED if _is_in_loop() else identify(request)
 
-    exchange.ask_user = known
+    exchange.ask_user, exchange.scope = known, None  # what Django runs from here on is no bridge
 
 
 def _is_in_loop() -> bool:
@@ -257,8 +249,3 @@ def _wrap(response: HttpResponseBase, observed: Observed) -> None:
     chunks: Any = stream.streaming_content
     body = AsyncBody if stream.is_async else Body
     stream.streaming_content = body(observed.answer, observed.exchange, chunks)
-
-
-def _refused(detail: str) -> HttpResponse:
-    body = refusal.body(detail)
-    return HttpResponse(body, status=refusal.STATUS, headers=dict(refusal.headers(body)))

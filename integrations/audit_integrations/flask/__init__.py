@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from audit_middleware import AuditWSGIMiddleware, ConfigurationError, Pipeline, current_audit
 from audit_middleware.capture import (
@@ -29,7 +29,7 @@ from audit_middleware.errors import RequestRefused
 
 try:
     import flask
-    from flask import Flask, Response, g
+    from flask import Flask, Request, Response, g
     from werkzeug.exceptions import HTTPException
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Flask is missing: pip install 'audit-ready[flask]'", name=error.name) from error
@@ -123,10 +123,11 @@ def _note_route(app: Flask, **_: object) -> None:
 
     An app that is not audited itself may be mounted in one that is.
     """
-    environ, rule = flask.request.environ, flask.request.url_rule
-    exchange = environ.get(MARK)
-    if not isinstance(exchange, Exchange):
+    request = _request()
+    exchange = _observed(request)
+    if request is None or exchange is None:
         return
+    environ, rule = request.environ, request.url_rule
     exchange.ask_user = _known_user
     if app not in _FOLLOWED and "flask_login" in sys.modules:  # with the first request an app has what it uses
         _FOLLOWED.add(app)
@@ -134,14 +135,32 @@ def _note_route(app: Flask, **_: object) -> None:
     if rule is None:
         return
     view = app.view_functions.get(rule.endpoint)
-    values = dict(flask.request.view_args or {})  # a url_value_preprocessor takes some away
+    values = dict(request.view_args or {})  # a url_value_preprocessor takes some away
     environ[ROUTE], environ[VIEW] = (rule.rule, values), view
-    if is_out_of_policy(exchange, view):
+    if is_out_of_policy(exchange, view, request.method):
         raise RequestRefused(refusal.NOT_CARRIED_OUT)
 
 
+def _request() -> Request | None:
+    """Return Flask's request itself; None without one: applications send Flask's signals elsewhere too."""
+    try:
+        return cast("Request", _behind(flask.request))
+    except RuntimeError:
+        return None
+
+
+def _behind(proxy: Any) -> Any:  # noqa: ANN401 - Flask's proxies are of any type
+    """Return what a proxy of Flask stands for: each look through it costs as much as all of this."""
+    return proxy._get_current_object()  # noqa: SLF001 - documented
+
+
+def _observed(request: Request | None) -> Exchange | None:
+    found = request.environ.get(MARK) if request is not None else None
+    return found if isinstance(found, Exchange) else None
+
+
 def _note_mounted(app: Flask, response: Response, **_: object) -> None:
-    if _EXTENSION not in app.extensions and MARK in flask.request.environ:
+    if _EXTENSION not in app.extensions and _observed(_request()) is not None:
         _note_user(response)
 
 
@@ -162,7 +181,7 @@ def _note_failure(app: Flask, exception: BaseException, **_: object) -> None:
 
     Flask-RESTX and Flask-RESTful say so of each ``abort`` too, which they answer themselves.
     """
-    if MARK not in flask.request.environ:
+    if _observed(_request()) is None:
         return
     is_answer = isinstance(exception, HTTPException) and not app.trap_http_exception(exception)
     if not is_answer:
@@ -192,11 +211,12 @@ def _is_remembered() -> bool:
 
 def _user() -> object:
     """Return who is signed in, as far as the app has found out: looking it up ourselves would change its answers."""
-    user = g.get("_login_user")
+    own = _behind(g)
+    user = own.get("_login_user")
     if user is None:
-        said = plain_principal(g.get("user"))
-        return said or _owner_of_session() or _owner_of_credentials()
-    return _described(user, in_session=flask.session.accessed and "_user_id" in flask.session) or g.get(_SIGNED_OUT)
+        said = plain_principal(own.get("user"))
+        return said or _owner_of_session() or _owner_of_credentials(own.get("flask_httpauth_user"))
+    return _described(user, in_session=flask.session.accessed and "_user_id" in flask.session) or own.get(_SIGNED_OUT)
 
 
 def _owner_of_session() -> object:
@@ -213,9 +233,8 @@ def _owner_of_session() -> object:
     return {"id": key, "auth": "session"} if key is not None else None
 
 
-def _owner_of_credentials() -> object:
+def _owner_of_credentials(said: object) -> object:
     """Return whom Flask-HTTPAuth or Flask-JWT-Extended found, which keep tokens in cookies too; None for nobody."""
-    said = g.get("flask_httpauth_user")
     tokens = sys.modules.get("flask_jwt_extended")
     if said is not None or tokens is None:
         return plain_principal(said)

@@ -14,7 +14,8 @@ def view_of(app: Flask, environ: dict[str, Any], application: Any = None) -> obj
     """Return the view that a URL map leads to; raises what the map raises when there is none.
 
     ``application`` is what the app calls: its own method, with whatever middleware around it, behind which there may
-    be another app. Through what keeps its next one elsewhere than others nothing is seen but the app itself.
+    be another app. Through what keeps its next one elsewhere than others nothing is seen but the app itself, and
+    nothing at all behind a mount.
     """
     found, seen = application or app, dict(environ)
     for _ in range(_MAX_WRAPPERS):
@@ -22,7 +23,8 @@ def view_of(app: Flask, environ: dict[str, Any], application: Any = None) -> obj
         if isinstance(owner, Flask):
             return _routed(owner, seen)
         found = _next(found, seen)
-    return _routed(app, dict(environ))
+    is_mounted = seen.get("PATH_INFO") != environ.get("PATH_INFO")
+    return None if is_mounted else _routed(app, dict(environ))
 
 
 def _routed(app: Flask, environ: dict[str, Any]) -> object:
