@@ -13,7 +13,7 @@ from audit_middleware.capture.coverage import ANY, EntryPoint
 from audit_middleware.capture.declared import Declaration
 from audit_middleware.capture.exemption import Exemption
 from audit_middleware.capture.inventory import installed
-from audit_middleware.capture.routing import application_in, frontends, is_view, path_of, resolved, routes_of
+from audit_middleware.capture.routers import application_in, frontends, is_view, path_of, resolved, routes_of
 from audit_middleware.capture.rules import rules_for
 
 Describe = Callable[[object], Declaration | None]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final
+
+from audit_middleware.capture.routers import application_in, is_view, path_of, resolved, routes_of
 
 ROUTE: Final = "audit_middleware.route"
 """Where an integration leaves (template, parameters) in a WSGI environ, if the framework does not leave them."""
 
 VIEW: Final = "audit_middleware.view"
 """Where an integration leaves in a WSGI environ what the router found to call."""
-MAX_WRAPPERS: Final = 50
-"""Middleware around an application, at most, through which it is looked for."""
 
 
 def route_template(scope: MutableMapping[str, Any], initial_root: str, application: object) -> str | None:
@@ -76,65 +75,6 @@ def view_in(scope: Mapping[str, Any]) -> object:
     return view if view is not None else getattr(scope.get("route_handler"), "fn", None)
 
 
-def routes_of(app: Any) -> Sequence[Any] | None:  # noqa: ANN401 - any app
-    """Return the routes of an app whose router is like Starlette's; None for others, as Litestar's, which has some."""
-    routes = getattr(app, "routes", None)
-    if not isinstance(routes, list | tuple):
-        return None
-    return routes if not routes or hasattr(routes[0], "matches") else None
-
-
-def resolved(routes: Iterable[Any]) -> Iterator[Any]:
-    """Yield the routes of a router, those of routers that it includes too: FastAPI keeps these for itself."""
-    for route in routes:
-        if hasattr(route, "include_context"):
-            yield from sys.modules["fastapi.routing"].iter_route_contexts([route])
-        else:
-            yield route
-
-
-def frontends(app: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any app with routes
-    """Yield the static frontends of a FastAPI app, each with its prefix; it tries them last, and does not list them."""
-    router = app
-    for _ in range(MAX_WRAPPERS):
-        if router is None or hasattr(router, "_low_priority_routes"):
-            break
-        router = getattr(router, "router", None) or getattr(router, "app", None)
-    groups = [("", group) for group in getattr(router, "_low_priority_routes", ())]
-    for route in getattr(router, "routes", ()):
-        found = route.effective_low_priority_routes() if hasattr(route, "effective_low_priority_routes") else ()
-        groups += [(context.frontend_prefix, context.original_route) for context in found]
-    for prefix, group in groups:
-        yield from ((prefix, route) for route in getattr(group, "routes", ()))
-
-
-def application_in(app: Any, is_known: Callable[[object], bool] = lambda _app: False) -> Any:  # noqa: ANN401 - any app
-    """Return what has routes, or is known, behind a mount or middleware, which keep the next one as ``app``.
-
-    Channels keeps it by protocol.
-
-    Returns an application without any routes if there is no other, and None if there is none at all.
-    """
-    empty = None
-    for _ in range(MAX_WRAPPERS):
-        if app is None:
-            break
-        routes = routes_of(app)
-        if routes or is_known(app):
-            return app
-        if routes is not None:
-            empty = app
-        app = _next(app)
-    return empty
-
-
-def _next(app: Any) -> Any:  # noqa: ANN401 - any app
-    by_protocol = getattr(app, "application_mapping", None)  # of Channels
-    if isinstance(by_protocol, Mapping):
-        return by_protocol.get("http")
-    return getattr(app, "app", None) or getattr(app, "wsgi_application", None)  # asgiref's bridge to WSGI
-
-
 def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
     """Whether this is what an app is mounted with: it matched, and no route of that app did."""
     return not is_view(route) and hasattr(route, "app")
@@ -143,16 +83,6 @@ def _is_mount(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
 def is_written(endpoint: object) -> bool:
     """Whether an endpoint is a view, a function or a class; what is mounted is an object."""
     return inspect.isroutine(endpoint) or inspect.isclass(endpoint)
-
-
-def is_view(route: Any) -> bool:  # noqa: ANN401 - routes have no common type
-    """Whether a route calls a view; a mount and a host have none, and FastAPI's context of either has None."""
-    return getattr(route, "endpoint", None) is not None
-
-
-def path_of(route: Any) -> str:  # noqa: ANN401 - routes have no common type
-    """Return the path of a mount as it is written; a host has none, and FastAPI's context of one has None."""
-    return getattr(route, "path", None) or ""
 
 
 def wsgi_route(environ: Mapping[str, Any]) -> tuple[str | None, object]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from audit_middleware import ConfigurationError
 from audit_middleware.capture.coverage import EntryPoint
-from audit_middleware.capture.routing import routes_of
+from audit_middleware.capture.routers import routes_of
 
 _MAX_WRAPPERS: Final = 50
 
