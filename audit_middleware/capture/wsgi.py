@@ -6,6 +6,7 @@ The record of a response is in the journal before its last byte is handed to the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
@@ -126,7 +127,7 @@ def _no_view(_environ: Environ) -> None:
 class WSGIAnswer(Answer):
     """The response to one WSGI request. Belongs to the thread that the server answers from."""
 
-    __slots__ = ("_file", "_start")
+    __slots__ = ("_file", "_opened", "_start")
 
     def __init__(
         self,
@@ -139,6 +140,7 @@ class WSGIAnswer(Answer):
         super().__init__(observer, pipeline, exchange, environ, environ)
         self._start = start_response
         self._file: object = None
+        self._opened: object = None
         wrapper = environ.get(_FILE_WRAPPER)
         if wrapper is not None and not isinstance(wrapper, type):
             environ[_FILE_WRAPPER] = partial(self._wrap_file, wrapper)  # a class stays: gunicorn asks isinstance of it
@@ -166,7 +168,7 @@ class WSGIAnswer(Answer):
                 self._exchange.response_bytes += len(chunk)
             return result if self._is_complete() else self._withhold(result)
         if self._is_sent_by_server(result):
-            self._exchange.response_bytes += self._left or 0
+            self._exchange.response_bytes += self._left if self._left is not None else _rest_of(self._opened or result)
             return result if self._is_complete() else self._withhold(result)
         return Body(self, self._exchange, result)
 
@@ -195,7 +197,7 @@ class WSGIAnswer(Answer):
         return isinstance(wrapper, type) and isinstance(result, wrapper)
 
     def _wrap_file(self, wrapper: Callable[..., object], *arguments: object) -> object:
-        self._file = wrapper(*arguments)
+        self._file, self._opened = wrapper(*arguments), next(iter(arguments), None)
         return self._file
 
     def _withhold(self, result: object, detail: str = refusal.NOT_ON_RECORD) -> Iterable[bytes]:
@@ -210,3 +212,12 @@ class WSGIAnswer(Answer):
         exc_info = (JournalError, JournalError(detail), None) if self._is_begun else None
         self._start(f"{refusal.STATUS} {refusal.PHRASE}", refusal.headers(body), *((exc_info,) if exc_info else ()))
         return [body]
+
+
+def _rest_of(file: Any) -> int:  # noqa: ANN401 - a file, or a wrapper that has one as PEP 3333 shows it
+    """Return how many bytes a server will send of a file whose length nobody declared; 0 where that cannot be told."""
+    opened = getattr(file, "filelike", file)
+    try:
+        return max(0, os.fstat(opened.fileno()).st_size - int(opened.tell()))
+    except Exception:  # noqa: BLE001 - an application's own file, which may be none
+        return 0

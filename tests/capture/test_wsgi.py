@@ -312,6 +312,27 @@ def test_the_servers_file_wrapper_gets_its_file_back_untouched(tmp_path, wrapper
     result.close()
 
 
+@pytest.mark.parametrize("wrapper", [FileWrapper, partial(FileWrapper)])
+@pytest.mark.parametrize(("is_file", "counted"), [(True, 7), (False, 0)])
+def test_what_a_server_sends_of_a_file_without_a_length_is_counted_if_it_can_be_told(
+    tmp_path, wrapper, is_file, counted
+):
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    opened = path.open("rb") if is_file else io.BytesIO(b"0123456789")
+    opened.seek(3)
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](opened)
+
+    server = Server(tmp_path / "spool", app)
+    result = server.middleware(server.environ(**{"wsgi.file_wrapper": wrapper}), server.start_response)
+    assert b"".join(result) == b"3456789"
+    assert server.record["http"]["response_bytes"] == counted
+    result.close()
+
+
 def test_lists_keep_their_length_for_servers_that_declare_it(tmp_path):
     server = Server(tmp_path, hello)
     assert server.middleware(server.environ(), server.start_response) == [b"hello"]
