@@ -80,6 +80,11 @@ class Collector:
         self.close()
 
     @property
+    def name(self) -> str:
+        """What it is called: as the settings say, or else as its data folder was called after its host."""
+        return self._opened.folder.name
+
+    @property
     def state(self) -> State:
         """Whether it takes batches."""
         return self._open.committer.state if self._open else "closed"
@@ -127,9 +132,8 @@ class Collector:
 
     def subscribe(self, sink: Sink) -> None:
         """Tell ``sink`` of every transition of a finding from now on, as the contract of `Sink` says."""
-        monitoring = self._opened.monitoring
-        if monitoring is not None:
-            monitoring.watcher.sinks.append(sink)
+        if self.monitoring is not None:
+            self.monitoring.watcher.sinks.append(sink)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all findings; raises `Problem` 503 until the monitor knows them all, 404 without a monitor."""

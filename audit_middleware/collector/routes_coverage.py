@@ -33,7 +33,7 @@ async def coverage(request: Request) -> Response:
     seen = [each for each in found.services if caller.may_see(each.service) and service in {None, each.service}]
     body = {
         "counted_since": found.since,
-        "counted_by": [collector.settings.name],
+        "counted_by": [collector.name],
         "uncounted": found.uncounted,
         "beyond": found.beyond,
         "services": list(_shown(msgspec.structs.replace(found, services=tuple(seen)), limit)),

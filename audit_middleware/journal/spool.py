@@ -95,17 +95,27 @@ class Spool:
         """Return the head of the stream begun last on this spool: the ``previous`` of the next ``open`` record.
 
         A stream without a line is none: its process was killed before its first, no ledger will ever have it, and a
-        record that named it would look as if somebody had removed it.
+        record that named it would look as if somebody had removed it. Others may remove delivered streams, and those
+        without a line, while this looks.
         """
         began = {name: self._began_ns(name) for name in self.streams()}
-        last, last_began = self._last_removed()
         for name in sorted(began, key=lambda name: (began[name], name), reverse=True):
-            if began[name] < last_began:
+            if began[name] < self._last_removed()[1]:
                 break
-            end = self.end(name)
-            if end is None or end.seq is not None:
-                return StreamHead(name, end.seq, end.leaf, closed=end.closed) if end else StreamHead(name)
-        return last
+            head = self._head_of(name)
+            if head is not None:
+                return head
+        return self._last_removed()[0]
+
+    def _head_of(self, stream: str) -> StreamHead | None:
+        """Return the head of a stream; None for one without a line, or that was removed since it was listed."""
+        try:
+            end = stream_end(self.files, self._streams_fd, stream)
+        except FileNotFoundError:
+            return None  # if it had lines, its head was kept first
+        except OSError:
+            return StreamHead(stream)
+        return StreamHead(stream, end.seq, end.leaf, closed=end.closed) if end.seq is not None else None
 
     def end(self, stream: str) -> StreamEnd | None:
         """Return where a stream ends now; None when it cannot be read."""

@@ -253,6 +253,41 @@ def test_state_that_cannot_be_read_is_no_head(spool, open_recorder):
     assert len(folders(spool)) == 1
 
 
+@pytest.mark.parametrize("has_lines", [False, True])
+@pytest.mark.parametrize("looks_before", range(4))
+def test_a_stream_that_another_process_removes_meanwhile_is_named_only_if_it_had_a_line(
+    dead, spool, has_lines, looks_before
+):
+    """A stream without a line is in no ledger: to name it would look like tampering."""
+    other, older = dead
+    name = "B" * 21 + "A"
+    journal = other.begin(name, {})
+    if has_lines:
+        journal.append(b'{"v":1,"kid":"k1","stream":"%b","seq":0,"prev":"%b","type":"open","ts":"x","rec":{}}' % (
+            name.encode(), b"A" * 43,
+        ))  # fmt: skip
+    journal.close()
+    files, looked = FaultyFiles(), []
+    with_races = Spool(spool, files)
+
+    def remove(call):
+        if name not in call.name and call.name != "last.json":
+            return
+        looked.append(call)
+        if len(looked) == looks_before + 1:
+            outbox = other.outbox(name)
+            for pending in outbox.pending(10, 1 << 20):
+                outbox.advance(pending)
+            other.retire(outbox)
+
+    files.on_call = remove
+    head = with_races.newest_head()
+    assert len(looked) > looks_before
+    assert head.stream == (name if has_lines else older)
+    assert head.seq is not None
+    with_races.close()
+
+
 def test_descriptors_come_back_when_streams_are_begun_delivered_and_removed(spool, open_recorder, fd_count):
     opened = Spool(spool)
     before = fd_count()

@@ -56,6 +56,14 @@ def ask(tmp_path):
             yield lambda path, token: client.get(path, headers=bearer(token)), collector
 
 
+def test_a_collector_without_a_configured_name_says_the_one_it_has(tmp_path):
+    with opened(tmp_path, name=None) as collector, TestClient(create_app(collector)) as client:
+        wait_for(lambda: client.get("/v1/coverage").status_code == 200)
+        (name,) = client.get("/v1/coverage").json()["counted_by"]
+        assert name
+        assert collector.vkeys[0].startswith(f"{name}/")
+
+
 def test_the_answer_has_every_service_and_the_worst_first(ask):
     get, collector = ask
     body = get("/v1/coverage", READER).json()
