@@ -42,7 +42,7 @@ COMMANDS: Final = {
 class LazyGroup(click.Group):
     """Imports a command when it is called: ``--help`` and ``verify`` never import the collector."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """Name every command."""
         return list(COMMANDS)
 

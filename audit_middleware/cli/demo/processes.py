@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 START_S: Final = 20.0
 DRAIN_S: Final = 30.0
 INGEST_TOKEN: Final = "demo-ingest-token"  # noqa: S105 - a token of this demo, on loopback
-READ_TOKEN: Final = "demo-reader-token"  # noqa: S105 - the same
+READ_TOKEN: Final = "demo-reader-token"  # noqa: S105 - a token of this demo, on loopback
 
 
 _UVICORN: Final = ("--port", "{port}", "--no-proxy-headers", "--log-level", "critical")
